@@ -1,0 +1,1 @@
+"""brutax.analysis"""

@@ -1,0 +1,134 @@
+"""A user's own priors: functions of brutus' call forms, and dust maps, made into pytrees.
+
+A function written with JAX operations is traced and differentiated like our own priors. One
+that needs NumPy is called on the host: its values enter the weights exactly, while the
+proposals do not know its slope, so that it costs effective draws but no exactness.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from brutax.analysis.options import Priors
+from brutax.catalog import Catalog
+from brutax.priors import AbstractPrior, Point, dust_profile
+
+
+def _structured(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    size = len(next(iter(columns.values()))) if columns else 0
+    table = np.zeros(size, [(name, "f8") for name in columns])
+    for name, column in columns.items():
+        table[name] = column
+    return table
+
+
+def call(
+    function: Callable[..., Any], main: Any, sky: tuple[Any, Any], columns: dict[str, Any]
+) -> Any:
+    """`function(main, (l, b), columns)` traced if it can be, else called back on the host.
+
+    On the host, `main` and the columns are 1-D float64 arrays and (l, b) two floats.
+    """
+    try:
+        return jnp.asarray(function(main, sky, columns), dtype=main.dtype)
+    except TypeError:  # NumPy was handed a tracer (JAX's errors of that kind are TypeErrors)
+        pass
+    names = tuple(columns)
+
+    def host(main: Any, ell: Any, b: Any, *values: Any) -> np.ndarray:
+        shape = np.shape(main)
+        flat = [np.broadcast_to(x, shape).ravel().astype(np.float64) for x in (main, *values)]
+        where = (float(np.ravel(ell)[0]), float(np.ravel(b)[0]))
+        out = function(flat[0], where, dict(zip(names, flat[1:], strict=True)))
+        return np.asarray(out, np.asarray(main).dtype).reshape(shape)
+
+    @jax.custom_jvp
+    def opaque(main: Any, ell: Any, b: Any, *values: Any) -> Any:
+        shape = jax.ShapeDtypeStruct(jnp.shape(main), main.dtype)
+        return jax.pure_callback(
+            host, shape, main, ell, b, *values, vmap_method="broadcast_all"
+        )
+
+    @opaque.defjvp
+    def flat(primals: tuple, tangents: tuple) -> tuple:
+        del tangents
+        out = opaque(*primals)
+        return out, jnp.zeros_like(out)
+
+    return opaque(main, *sky, *columns.values())
+
+
+class CustomDistance(AbstractPrior):
+    """A Galactic prior given as `f(dists, coord, labels=table)`: ln density per kpc.
+
+    `dists` [kpc]; `coord` = (l, b) [deg]; `labels` has fields `feh`, `loga`, `mini`, `eep`, as far
+    as the grid has them.
+    """
+
+    function: Callable[..., Any] = eqx.field(static=True)
+
+    def log_prob(self, point: Point) -> Any:
+        names = ("mini", "eep", "feh", "loga")
+        columns = {n: getattr(point, n) for n in names if getattr(point, n) is not None}
+
+        def evaluate(dists: Any, sky: tuple, columns: dict[str, Any]) -> Any:
+            on_host = isinstance(dists, np.ndarray)
+            labels = _structured(columns) if on_host and columns else columns or None
+            return self.function(dists, sky, labels=labels)
+
+        return call(evaluate, point.dist, (point.ell, point.b), columns)
+
+
+class CustomAv(AbstractPrior):
+    """A dust prior given as `f(avs, dustmap, coord, distance=dists)`, within [low, high]."""
+
+    function: Callable[..., Any] = eqx.field(static=True)
+    dustmap: Any = eqx.field(static=True)
+    low: Any = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
+    high: Any = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
+
+    def moments(self, dist: Any) -> tuple[Any, Any]:
+        """No Gaussian part is known: half of the range, with no weight."""
+        middle = 0.5 * (self.low + self.high)
+        return jnp.broadcast_to(middle, jnp.shape(dist)), jnp.zeros_like(dist)
+
+    def log_prob(self, point: Point) -> Any:
+        def evaluate(avs: Any, sky: tuple, columns: dict[str, Any]) -> Any:
+            return self.function(avs, self.dustmap, sky, distance=columns["distance"])
+
+        value = call(evaluate, point.av, (point.ell, point.b), {"distance": point.dist})
+        return jnp.where((point.av >= self.low) & (point.av <= self.high), value, -jnp.inf)
+
+
+def dust_priors(
+    priors: Priors, catalog: Catalog, low: float, high: float
+) -> tuple[AbstractPrior, AbstractPrior | None]:
+    """The A_V prior from a dust map: one star's (a template), and all stars' stacked.
+
+    Raises `ValueError` if the map has no `query`, is a file name, or `av_gauss` is given too.
+    """
+    dustmap = priors.dustfile
+    if isinstance(dustmap, str | Path):
+        raise ValueError(
+            f"dustfile={str(dustmap)!r}: map files cannot be read yet; pass an object with "
+            "query(coord) -> (distances [kpc], mean A_V, std A_V)"
+        )
+    if not hasattr(dustmap, "query"):
+        raise ValueError(f"dustfile: {type(dustmap).__name__} has no method query")
+    if priors.av_gauss is not None:
+        raise ValueError(
+            "av_gauss and dustfile are both priors on A_V (brutus documents that the first "
+            "replaces the second, and multiplies them); give one"
+        )
+    if not np.isfinite(catalog.coords).all(axis=1).any():
+        raise ValueError("dustfile needs data_coords: no star has a position")
+    if priors.lndustprior is not None:
+        return CustomAv(priors.lndustprior, dustmap, low, high), None
+    profiles = [dust_profile(dustmap, ell, b, low, high) for ell, b in catalog.coords]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *profiles)
+    return profiles[0], stacked

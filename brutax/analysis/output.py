@@ -1,0 +1,191 @@
+"""Where posteriors go: a durable file or memory, with everything needed to know them again."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from brutax.analysis.run import Options, Runner
+from brutax.catalog import Catalog, FitResult, PosteriorStore, StoreError, digest
+from brutax.catalog.store import FINGERPRINT
+from brutax.core import StarGrid, Status
+from brutax.priors import AbstractPrior
+from brutax.solver import QUANTILES, StarPrior, parameter_names
+
+log = logging.getLogger("brutax")
+Progress = Callable[[Iterator[int], int, int], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the result goes and what is kept of it."""
+
+    path: str | os.PathLike | None = None  # None: memory
+    overwrite: bool = False  # replace an existing file instead of going on with it
+    labels: Any = None  # stored beside the posteriors
+    save_draws: bool = True
+    single: bool = False  # one star, given without a leading axis
+    verbose: bool = True
+    progress: Progress | None = None  # (finished counts, total, already done) -> the same, shown
+    attrs: dict[str, Any] = field(default_factory=dict)  # more provenance
+
+
+def describe(
+    catalog: Catalog,
+    grid: StarGrid,
+    log_prior: np.ndarray,
+    prior: StarPrior,
+    per_star: AbstractPrior | None,
+    options: Options,
+) -> dict[str, Any]:
+    """Everything that the numbers of a fit depend on, as plain JSON values."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(per_star)]
+    return {
+        "grid": grid.hash,
+        "bands": list(grid.bands),
+        "model prior": digest(log_prior),
+        "priors": eqx.tree_pformat(prior, short_arrays=False, width=10**6),
+        "dust": digest(*leaves) if leaves else "",
+        "stars": digest(
+            catalog.flux,
+            catalog.flux_err,
+            catalog.parallax,
+            catalog.parallax_err,
+            catalog.coords,
+            catalog.source_id,
+        ),
+        "seed": options.seed,
+        "method": options.method,
+        "n_draws": options.n_draws,
+        "n_samples": options.n_samples,
+        "min_ess": options.min_ess,
+        "dim_prior": options.dim_prior,
+        "precision": "float64" if jax.config.read("jax_enable_x64") else "float32",
+    }
+
+
+def provenance(catalog: Catalog) -> dict[str, Any]:
+    """What is good to know about a result besides."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "brutax_version": version("brutax"),
+        "versions": json.dumps(
+            {name: version(name) for name in ("jax", "jaxlib", "equinox", "numpy", "h5py")}
+            | {"python": sys.version.split()[0]}
+        ),
+        "device": str(jax.devices()[0].device_kind),
+        "bands": list(catalog.bands),
+        "flags": json.dumps({str(flag.name): int(flag) for flag in Status if flag}),
+        "notes": "\n".join(catalog.notes),
+    }
+
+
+def write_out(
+    runner: Runner, grid: StarGrid, fingerprint: dict[str, Any], output: Output
+) -> str | FitResult:
+    """Runs a fit into a file (returns its path) or into memory (returns a `FitResult`)."""
+    catalog = runner.catalog
+    attrs = provenance(catalog) | output.attrs | {"single": output.single}
+    if output.path is None:
+        return _to_memory(runner, grid, fingerprint, attrs, output)
+    path = Path(output.path)
+    if path.suffix not in (".h5", ".hdf5"):
+        path = path.with_name(path.name + ".h5")
+    if path.exists() and not output.overwrite:
+        store = PosteriorStore.resume(path, fingerprint | {"save_draws": output.save_draws})
+    else:
+        store = PosteriorStore.create(
+            path,
+            source_id=_storable(catalog.source_id),
+            n_draws=runner.options.n_draws,
+            parameters=parameter_names(runner.models),
+            levels=QUANTILES,
+            fingerprint=fingerprint | {"save_draws": output.save_draws},
+            attrs=attrs,
+            labels=None if output.labels is None else _storable(np.asarray(output.labels)),
+            models=grid.label_table,
+            save_draws=output.save_draws,
+        )
+    with store:
+        todo = store.todo()
+        done = len(catalog) - todo.size
+        if done:
+            log.info("%s: %d of %d stars are done, going on", path, done, len(catalog))
+        for _ in _shown(runner.run(todo, store.append), len(catalog), done, output):
+            pass
+    return str(path)
+
+
+def _to_memory(
+    runner: Runner,
+    grid: StarGrid,
+    fingerprint: dict[str, Any],
+    attrs: dict[str, Any],
+    output: Output,
+) -> FitResult:
+    catalog = runner.catalog
+    parts: list[dict[str, np.ndarray]] = []
+
+    def keep(rows: np.ndarray, table: dict[str, np.ndarray]) -> None:
+        del rows  # they come in order
+        parts.append(table)
+
+    for _ in _shown(runner.run(np.arange(len(catalog)), keep), len(catalog), 0, output):
+        pass
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if not output.save_draws:
+        arrays = {k: v for k, v in arrays.items() if not k.startswith("samps_")}
+    arrays["source_id"] = _storable(catalog.source_id)
+    arrays["labels"] = arrays["source_id"]
+    if output.labels is not None:
+        arrays["labels"] = _storable(np.atleast_1d(np.asarray(output.labels)))
+    for name, column in grid.label_table.items():
+        arrays[f"models/{name}"] = column.astype(np.float32)
+    attrs = attrs | {
+        "parameters": list(parameter_names(runner.models)),
+        "quantile_levels": np.asarray(QUANTILES),
+        FINGERPRINT: json.dumps(fingerprint | {"save_draws": output.save_draws}, sort_keys=True),
+    }
+    return FitResult(arrays, attrs, single=output.single)
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    """Text as UTF-8 bytes, which HDF5 can hold."""
+    if array.dtype.kind == "U":
+        return np.char.encode(array, "utf-8")
+    if array.dtype.kind == "O":
+        raise StoreError("labels hold Python objects; give numbers or strings")
+    return array
+
+
+def _shown(counts: Iterator[int], total: int, done: int, output: Output) -> Iterable[int]:
+    """The stream of finished counts, with a progress bar if wanted."""
+    if output.progress is not None:
+        return output.progress(counts, total, done)
+    if output.verbose and total > 1:
+        return progress_bar(counts, total, done)
+    return counts
+
+
+def progress_bar(counts: Iterator[int], total: int, done: int) -> Iterator[int]:
+    """Shows stars done, speed and time left on stderr while passing counts on."""
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        log.info("fitting %d stars (install tqdm for a progress bar)", total)
+        yield from counts
+        return
+    with tqdm(total=total, initial=done, unit="star", desc="fit", mininterval=0.5) as bar:
+        for count in counts:
+            bar.update(count)
+            yield count

@@ -1,0 +1,275 @@
+"""Runs the solver over a catalogue: batches in, rows of the result out.
+
+Every star gets a key of its own from (seed, source id), so that neither the order of the
+stars nor the size of the batches changes a draw. Stars whose first round of draws is worth too
+little go up a ladder: the best models refined before drawing, then the reference path.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaincc
+
+from brutax.analysis.setup import repeat
+from brutax.catalog import Catalog
+from brutax.core import Stars, Status
+from brutax.priors import AbstractPrior
+from brutax.solver import (
+    Models,
+    Settings,
+    StarPosterior,
+    StarPrior,
+    count_survivors,
+    fit_stars,
+)
+
+log = logging.getLogger("brutax")
+Rows = Callable[[np.ndarray, dict[str, np.ndarray]], None]
+
+METHODS = ("auto", "fast", "reference")
+GOOD_K = 0.7  # Vehtari et al. (2024): weights with a larger Pareto index cannot be trusted
+POOR_P = 1e-3
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a fit. Only `seed`, `method` and the numbers of draws change the result."""
+
+    seed: int = 0
+    method: str = "auto"
+    n_draws: int = 250  # equal-weight draws kept per star
+    n_samples: int = 1024  # weighted draws made in the first round
+    min_ess: float = 300.0  # effective draws below which a star gets another round
+    batch_size: int = 64
+    dim_prior: bool = False  # add brutus' (N-3)/2 ln N to the evidence
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        for name, least in (("n_draws", 1), ("n_samples", 64), ("batch_size", 1)):
+            value = getattr(self, name)
+            if int(value) != value or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed}")
+
+    def ladder(self) -> list[Settings]:
+        """Settings of the successive rounds; `survivors=-1` stands for all that count."""
+        first = Settings(n_samples=self.n_samples, n_draws=self.n_draws)
+        more = 4 * self.n_samples
+        second = replace(first, n_samples=more, survivors=16384)
+        last = replace(first, n_samples=more, survivors=-1, quadrature=True)
+        return {
+            "auto": [first, second, last],
+            "fast": [first],
+            "reference": [replace(last, n_samples=self.n_samples)],
+        }[self.method]
+
+
+def hash_ids(source_id: np.ndarray) -> np.ndarray:
+    """64 bits from each identifier: integers as they are, strings by their BLAKE2 digest."""
+    ids = np.asarray(source_id)
+    if ids.dtype.kind in "iu":
+        return ids.astype(np.int64, copy=False).view(np.uint64) if ids.dtype != np.uint64 else ids
+    if ids.dtype.kind == "U":
+        ids = np.char.encode(ids, "utf-8")
+    digests = [hashlib.blake2b(bytes(x), digest_size=8).digest() for x in ids]
+    return np.frombuffer(b"".join(digests), np.uint64)
+
+
+@jax.jit
+def _keys(seed: jax.Array, low: jax.Array, high: jax.Array, round_: int) -> jax.Array:
+    key = jax.random.fold_in(jax.random.key(seed[0]), seed[1])
+
+    def fold(low: jax.Array, high: jax.Array) -> jax.Array:
+        own = jax.random.fold_in(jax.random.fold_in(key, low), high)
+        return jax.random.fold_in(own, round_)
+
+    return jax.vmap(fold)(low, high)
+
+
+def star_keys(seed: int, source_id: np.ndarray, round_: int = 0) -> jax.Array:
+    """One random key per star, from the seed, the source id and the round alone."""
+    ids = hash_ids(source_id)
+    low, high = (ids & np.uint64(0xFFFFFFFF)), ids >> np.uint64(32)
+    halves = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
+    return _keys(halves, low.astype(np.uint32), high.astype(np.uint32), round_)
+
+
+def log_constant(catalog: Catalog) -> np.ndarray:
+    """The part of the log-likelihood that no model changes: -1/2 sum ln(2 pi sigma^2)."""
+    used = np.isfinite(catalog.flux) & np.isfinite(catalog.flux_err) & (catalog.flux_err > 0)
+    terms = np.log(2.0 * np.pi * np.where(used, catalog.flux_err, 1.0) ** 2)
+    constant = -0.5 * np.sum(np.where(used, terms, 0.0), axis=1)
+    plx = _has_parallax(catalog)
+    error = np.where(plx, catalog.parallax_err, 1.0)
+    return constant - np.where(plx, 0.5 * np.log(2.0 * np.pi * error**2), 0.0)
+
+
+def _has_parallax(catalog: Catalog) -> np.ndarray:
+    error = catalog.parallax_err
+    return np.isfinite(catalog.parallax) & np.isfinite(error) & (error > 0)
+
+
+class Runner:
+    """The solver with its models and priors, applied to batches of a catalogue."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        models: Models,
+        order: np.ndarray,
+        prior: StarPrior,
+        options: Options,
+        av: AbstractPrior | None = None,
+    ) -> None:
+        """`av`, where given, is the A_V prior of each star (a pytree with a leading axis)."""
+        self.catalog, self.models, self.order = catalog, models, order
+        self.prior, self.options = prior, options
+        self.av, self.av_per_star = (prior.av if av is None else av), av is not None
+        self.constant = log_constant(catalog)
+        self.has_parallax = _has_parallax(catalog)
+        self.n_bands = np.asarray(catalog.n_bands) + self.has_parallax
+
+    def _inputs(self, rows: np.ndarray) -> tuple[Stars, AbstractPrior]:
+        """Data and A_V priors of a full batch; padding has no photometry and costs nothing."""
+        size = self.options.batch_size
+        full = np.concatenate([rows, np.full(size - rows.size, rows[0])])
+        stars = self.catalog.stars(full)
+        padding = (np.arange(size) >= rows.size)[:, None]
+        stars = eqx.tree_at(lambda s: s.weight, stars, jnp.where(padding, 0.0, stars.weight))
+        if self.av_per_star:
+            return stars, jax.tree.map(lambda leaf: leaf[full], self.av)
+        return stars, repeat(self.av, size)
+
+    def dispatch(self, rows: np.ndarray, settings: Settings, round_: int) -> StarPosterior:
+        """Starts the fit of up to a batch of rows; returns before it is done."""
+        stars, av = self._inputs(rows)
+        full = np.concatenate([rows, np.full(self.options.batch_size - rows.size, rows[0])])
+        keys = star_keys(self.options.seed, self.catalog.source_id[full], round_)
+        return fit_stars(stars, self.models, self.prior, av, keys, settings)
+
+    def _groups(self, rows: np.ndarray, settings: Settings) -> list[tuple[np.ndarray, Settings]]:
+        """Splits rows by how many models the reference path needs for each star itself."""
+        if settings.survivors >= 0:
+            return [(np.arange(rows.size), settings)]
+        stars, av = self._inputs(rows)
+        needed = count_survivors(stars, self.models, self.prior, av)[: rows.size]
+        return [
+            (np.flatnonzero(needed == count), replace(settings, survivors=int(count)))
+            for count in np.unique(needed)
+        ]
+
+    def solve(
+        self, rows: np.ndarray, settings: Settings, round_: int
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Result arrays of some rows, and which of these are still wanting."""
+        parts, order, wanting = [], [], []
+        for members, chosen in self._groups(rows, settings):
+            posterior = self.dispatch(rows[members], chosen, round_)
+            parts.append(self.rows(rows[members], posterior))
+            wanting.append(self.wants_more(posterior, members.size))
+            order.append(members)
+        back = np.argsort(np.concatenate(order))
+        table = {k: np.concatenate([part[k] for part in parts])[back] for k in parts[0]}
+        return table, np.concatenate(wanting)[back]
+
+    def rows(self, rows: np.ndarray, posterior: StarPosterior) -> dict[str, np.ndarray]:
+        """Arrays of the result file for some rows; everything is finite."""
+        post = jax.tree.map(lambda x: np.asarray(x)[: rows.size], posterior)
+        draws, constant = post.draws, self.constant[rows]
+        good = np.isfinite(post.log_evidence) & (post.n_samples > 0)
+        n_bands = self.n_bands[rows]
+        dof = np.maximum(n_bands - 3, 1)
+        chi2 = np.where(np.isfinite(post.chi2_min), post.chi2_min, 0.0)
+        p_value = np.asarray(gammaincc(0.5 * dof.astype(chi2.dtype), 0.5 * chi2))
+        evidence = post.log_evidence.astype(np.float64) + constant
+        if self.options.dim_prior:
+            evidence = evidence + 0.5 * (n_bands - 3) * np.log(np.maximum(n_bands, 1))
+        status = self.catalog.status[rows].astype(np.int32)
+        unseen = np.asarray(self.catalog.n_bands)[rows] == 0
+        poor = good & ((post.ess < self._enough()) | (post.pareto_k > GOOD_K))
+        status |= np.where(~good & ~unseen, Status.NO_MODELS, 0).astype(np.int32)
+        status |= np.where(poor, Status.LOW_ESS, 0).astype(np.int32)
+        status |= np.where(good & (p_value < POOR_P), Status.POOR_FIT, 0).astype(np.int32)
+        extended = good & (post.n_samples > self.options.n_samples)
+        status |= np.where(extended, Status.EXTENDED, 0).astype(np.int32)
+        scale = np.exp(-2.0 * draws.mode.eta)
+        table = {
+            "model_idx": (self.order[draws.model], -99),
+            "ml_scale": (scale, 1),
+            "ml_av": (draws.mode.av, 0),
+            "ml_rv": (draws.mode.rv, 0),
+            "ml_cov_sar": (draws.cov_sar, 0),
+            "obj_log_post": (draws.log_model + constant[:, None], 0),
+            "obj_log_evid": (evidence, 0),
+            "obj_chi2min": (chi2, 0),
+            "mc_ess": (draws.model_ess, 0),
+            "samps_dist": (np.exp(draws.theta.eta), 1),
+            "samps_red": (draws.theta.av, 1),
+            "samps_dred": (draws.theta.rv, 1),
+            "samps_logp": (draws.log_post + constant[:, None], 1),
+            "samps_weight": (np.full_like(draws.theta.av, 1.0 / draws.theta.av.shape[1]), 0),
+            "obj_log_evid_err": (post.log_evidence_err, 0),
+            "obj_ess": (post.ess, 0),
+            "obj_khat": (np.nan_to_num(post.pareto_k, posinf=99.0), 0),
+            "obj_nsamp": (post.n_samples, 0),
+            "obj_captured": (post.captured, 0),
+            "obj_pvalue": (p_value, 0),
+            "summary_quantiles": (post.quantiles, 0),
+            "summary_mean": (post.mean, 0),
+            "summary_std": (post.std, 0),
+        }
+        out = {}
+        for name, (values, fill) in table.items():
+            keep = good.reshape(-1, *[1] * (np.ndim(values) - 1)) & np.isfinite(values)
+            out[name] = np.where(keep, values, fill)
+        return out | {"obj_Nbands": n_bands, "status": status}
+
+    def _enough(self) -> float:
+        """Effective draws that a star is promised: 200, or what fewer samples can give."""
+        return min(200.0, 0.2 * self.options.n_samples)
+
+    def wants_more(self, posterior: StarPosterior, n_rows: int) -> np.ndarray:
+        """Which stars of a batch should go to the next round."""
+        ess, k = (np.asarray(x)[:n_rows] for x in (posterior.ess, posterior.pareto_k))
+        fitted = np.asarray(posterior.n_samples)[:n_rows] > 0
+        return fitted & ~((ess >= self.options.min_ess) & (k <= GOOD_K))
+
+    def run(self, todo: np.ndarray, write: Rows) -> Iterator[int]:
+        """Fits rows, hands finished ones to `write`, and yields how many those were."""
+        size, ladder = self.options.batch_size, self.options.ladder()
+        batches = [todo[first : first + size] for first in range(0, todo.size, size)]
+        if ladder[0].survivors < 0:  # the reference path does not look ahead
+            for rows in batches:
+                table, _ = self.solve(rows, ladder[0], 0)
+                write(rows, table)
+                yield rows.size
+            return
+        ahead = self.dispatch(batches[0], ladder[0], 0) if batches else None
+        for rows, following in zip(batches, [*batches[1:], None], strict=True):
+            posterior = ahead
+            if following is not None:  # computes while this batch is finished and written
+                ahead = self.dispatch(following, ladder[0], 0)
+            table = self.rows(rows, posterior)
+            self._climb(rows, table, self.wants_more(posterior, rows.size))
+            write(rows, table)
+            yield rows.size
+
+    def _climb(self, rows: np.ndarray, table: dict[str, np.ndarray], wanting: np.ndarray) -> None:
+        """Repeats wanting stars with more effort, in place, until the ladder ends."""
+        again = np.flatnonzero(wanting)
+        for round_, settings in enumerate(self.options.ladder()[1:], start=1):
+            if not again.size:
+                return
+            log.debug("%d of %d stars go to round %d", again.size, rows.size, round_ + 1)
+            better, wanting = self.solve(rows[again], settings, round_)
+            for name, values in better.items():
+                table[name][again] = values
+            again = again[wanting]

@@ -1,0 +1,188 @@
+"""From a grid and a user's options to what the solver needs: models with prior mass, priors."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from brutax.analysis.custom import CustomDistance, dust_priors
+from brutax.analysis.options import Priors
+from brutax.catalog import Catalog
+from brutax.core import StarGrid
+from brutax.priors import (
+    AbstractPrior,
+    AgeWeight,
+    ExponentialDiskDistance,
+    GalacticStructure,
+    KroupaIMF,
+    Point,
+    PS1LuminosityFunction,
+    TruncatedNormalAv,
+    TruncatedNormalRv,
+    UniformAv,
+    UniformRv,
+    grid_cell_log_weight,
+)
+from brutax.solver import Models, StarPrior, make_models
+
+log = logging.getLogger("brutax")
+
+
+class WithoutLabels(AbstractPrior):
+    """A distance prior that is not told the metallicity and age of the model."""
+
+    prior: AbstractPrior
+
+    def log_prob(self, point: Point) -> Any:
+        return self.prior.log_prob(point._replace(feh=None, loga=None))
+
+
+class WhereSeen(AbstractPrior):
+    """One distance prior where the direction is known, another where it is not."""
+
+    with_direction: AbstractPrior
+    without: AbstractPrior
+
+    def log_prob(self, point: Point) -> Any:
+        seen = jnp.isfinite(point.ell) & jnp.isfinite(point.b)
+        sky = point._replace(
+            ell=jnp.where(seen, point.ell, 0.0), b=jnp.where(seen, point.b, 0.0)
+        )
+        return jnp.where(
+            seen, self.with_direction.log_prob(sky), self.without.log_prob(point)
+        )
+
+
+def model_log_prior(
+    grid: StarGrid,
+    *,
+    lnprior: np.ndarray | None = None,
+    apply_agewt: bool = True,
+    apply_grad: bool = True,
+) -> np.ndarray:
+    """Log prior mass of each model (float64): mass function, age weight, size of the grid cell.
+
+    The mass function is Kroupa's where the grid has initial masses, else the PS1 luminosity
+    function where it has M_r, else flat; `lnprior` (model,) replaces it. Raises `ValueError` if
+    `lnprior` has another length, holds NaN, or leaves no model possible.
+    """
+    labels = grid.label_table
+    point = Point(**{name: labels[name] for name in Point._fields if name in labels})
+    if lnprior is not None:
+        total = np.array(lnprior, np.float64)
+        if total.shape != (len(grid),):
+            raise ValueError(
+                f"lnprior has shape {total.shape}; one value for each of {len(grid)} models needed"
+            )
+        if np.isnan(total).any():
+            raise ValueError(f"lnprior holds {np.isnan(total).sum()} NaN; use -inf to exclude")
+    elif point.mini is not None:
+        total = np.asarray(KroupaIMF().log_prob(point), np.float64)
+    elif point.Mr is not None:
+        total = np.asarray(PS1LuminosityFunction().log_prob(point), np.float64)
+    else:
+        total = np.zeros(len(grid))
+    if apply_agewt and point.agewt is not None:
+        total = total + np.asarray(AgeWeight().log_prob(point), np.float64)
+    elif apply_agewt and point.mini is not None:
+        log.warning("the grid has no 'agewt': every evolutionary point gets the same weight")
+    if apply_grad:
+        total = total + grid_cell_log_weight(labels, grid.axes)
+    if not np.isfinite(total).any():
+        raise ValueError("no model of the grid has a finite prior mass")
+    return total
+
+
+def device_models(grid: StarGrid, log_prior: np.ndarray) -> tuple[Models, np.ndarray]:
+    """The grid on the device in an order of its own, and the row that each model has in the grid.
+
+    The order follows the content (labels, then magnitudes), so that draws do not depend on
+    the order in which a file lists its models.
+    """
+    columns = [grid.mag[:, band] for band in range(grid.mag.shape[1])]
+    keys = [*reversed(columns), *(grid.label_table[name] for name in sorted(grid.label_table))]
+    order = np.lexsort(keys)
+    models = make_models(
+        grid.mag[order],
+        grid.red[order],
+        grid.dred[order],
+        log_prior[order],
+        {name: np.nan_to_num(values[order]) for name, values in grid.label_table.items()},
+    )
+    return models, order
+
+
+def _bounds(name: str, limits: Sequence[float]) -> tuple[float, float]:
+    try:
+        low, high = (float(x) for x in limits)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be (low, high), got {limits!r}") from None
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise ValueError(f"{name} must be finite and increasing, got ({low}, {high})")
+    return low, high
+
+
+def _gauss(name: str, gauss: Sequence[float]) -> tuple[float, float]:
+    try:
+        mean, std = (float(x) for x in gauss)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be (mean, deviation), got {gauss!r}") from None
+    if not (np.isfinite(mean) and std > 0):
+        raise ValueError(f"{name} needs a finite mean and a positive deviation, got {gauss!r}")
+    return mean, std
+
+
+def av_prior(avlim: Sequence[float], av_gauss: Sequence[float] | None) -> AbstractPrior:
+    """Uniform on `avlim` [mag], or a Gaussian (mean, std) truncated there."""
+    low, high = _bounds("avlim", avlim)
+    if low < 0:
+        raise ValueError(f"avlim starts at {low}: negative extinction is not a model here")
+    if av_gauss is None or _gauss("av_gauss", av_gauss)[1] >= 1e5:
+        return UniformAv(low, high)
+    return TruncatedNormalAv(*_gauss("av_gauss", av_gauss), low, high)
+
+
+def rv_prior(rvlim: Sequence[float], rv_gauss: Sequence[float] | None) -> AbstractPrior:
+    """Gaussian (mean, std) truncated to `rvlim`, or uniform there."""
+    low, high = _bounds("rvlim", rvlim)
+    if rv_gauss is None or _gauss("rv_gauss", rv_gauss)[1] >= 1e5:
+        return UniformRv(low, high)
+    return TruncatedNormalRv(*_gauss("rv_gauss", rv_gauss), low, high)
+
+
+def star_priors(priors: Priors, catalog: Catalog) -> tuple[StarPrior, AbstractPrior | None]:
+    """The priors of the stars, and the A_V prior of each where a dust map makes them differ.
+
+    Stars without coordinates get an exponential disk seen from within.
+    """
+    distance = _distance_prior(priors)
+    if not priors.apply_dlabels:
+        distance = WithoutLabels(distance)
+    av = av_prior(priors.avlim, priors.av_gauss)
+    rv = rv_prior(priors.rvlim, priors.rv_gauss)
+    per_star = None
+    if priors.dustfile is not None:
+        av, per_star = dust_priors(priors, catalog, float(av.low), float(av.high))
+    elif priors.lndustprior is not None:
+        raise ValueError("lndustprior needs dustfile: the map that it is given")
+    return StarPrior(WhereSeen(distance, ExponentialDiskDistance()), av, rv), per_star
+
+
+def _distance_prior(priors: Priors) -> AbstractPrior:
+    given = priors.lngalprior
+    if given is None:
+        return GalacticStructure(R_solar=priors.R_solar, Z_solar=priors.Z_solar)
+    return given if isinstance(given, AbstractPrior) else CustomDistance(given)
+
+
+def repeat(prior: AbstractPrior, size: int) -> AbstractPrior:
+    """The same prior for each of many stars, as one pytree with a leading axis."""
+    return jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (size, *jnp.shape(leaf))),
+        prior,
+        is_leaf=eqx.is_array,
+    )

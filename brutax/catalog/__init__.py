@@ -1,0 +1,7 @@
+"""Stars in, posteriors out: tables of many formats, and the store of results."""
+
+from brutax.catalog.catalogue import Catalog as Catalog
+from brutax.catalog.catalogue import CatalogError as CatalogError
+from brutax.catalog.catalogue import make_catalog as make_catalog
+from brutax.catalog.columns import resolve_bands as resolve_bands
+from brutax.catalog.read import read_stars as read_stars

@@ -1,0 +1,241 @@
+"""The posteriors of a catalogue, as users hold them."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from brutax.catalog.store import FINGERPRINT, StoreError, read_arrays
+from brutax.core.star import Status
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+# names of draws: ours, those of the brutus documentation, those of its files
+ALIASES = {
+    "dist": "samps_dist",
+    "av": "samps_red",
+    "rv": "samps_dred",
+    "log_post": "samps_logp",
+    "weight": "samps_weight",
+}
+UNITS = {"dist": "kpc", "av": "mag", "mini": "solMass", "Mr": "mag"}
+
+
+class FitResult(Mapping):
+    """Posterior draws and summaries of one star or of a catalogue.
+
+    A mapping from names to arrays with a leading axis over stars: the datasets of the
+    posterior file (`"samps_dist"`, `"obj_log_evid"`, ...), or `"<quantity>_samples"` for
+    the draws of a quantity: `dist_samples` [kpc], `av_samples` [mag], `rv_samples`, and any label
+    of the grid (`mini_samples`, `loga_samples`, ...). The result of a single star given
+    without a leading axis has none here either.
+    """
+
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any], *, single: bool = False
+    ) -> None:
+        self._arrays = dict(arrays)
+        self.attrs = dict(attrs)
+        self.single = single
+        self.path: Path | None = None
+
+    @classmethod
+    def load(cls, path: str | Path) -> "FitResult":
+        """Reads a posterior file; unfinished rows are left out, and `attrs["unfinished"]` says
+        how many there were.
+
+        Raises `StoreError` if the file is missing, damaged, or not a posterior file.
+        """
+        arrays, attrs = read_arrays(path)
+        done = arrays.pop("done").astype(bool)
+        n_stars = done.size
+        arrays = {
+            name: array if name.startswith("models/") else array[done]
+            for name, array in arrays.items()
+        }
+        attrs["unfinished"] = int(n_stars - done.sum())
+        result = cls(arrays, attrs, single=bool(attrs.get("single", False)))
+        result.path = Path(path)
+        return result
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the result as a posterior file (the layout of `fit(..., save_file=)`)."""
+        from brutax.catalog.store import PosteriorStore
+
+        path = Path(path)
+        if self.path is not None and self.path.exists():
+            if self.path.resolve() != path.resolve():
+                shutil.copyfile(self.path, path)
+            return path
+        own = {"parameters", "quantile_levels", "format", FINGERPRINT, "unfinished"}
+        store = PosteriorStore.create(
+            path,
+            source_id=self._arrays["source_id"],
+            labels=self._arrays["labels"],
+            n_draws=self._arrays["model_idx"].shape[1],
+            parameters=self.parameters,
+            levels=self.levels,
+            fingerprint=json.loads(self.attrs[FINGERPRINT]),
+            attrs={k: v for k, v in self.attrs.items() if k not in own} | {"single": self.single},
+            models=self._models(),
+            save_draws="samps_dist" in self._arrays,
+        )
+        with store:
+            store.append(np.arange(len(self)), self._arrays)
+        return path
+
+    def _models(self) -> dict[str, np.ndarray]:
+        return {k[7:]: v for k, v in self._arrays.items() if k.startswith("models/")}
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the summarised quantities."""
+        return tuple(str(name) for name in self.attrs["parameters"])
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Levels of the quantiles."""
+        return tuple(float(level) for level in self.attrs["quantile_levels"])
+
+    @property
+    def n_stars(self) -> int:
+        return len(self._arrays["status"])
+
+    def __len__(self) -> int:
+        return self.n_stars
+
+    def __iter__(self) -> Any:
+        return iter(self._arrays)
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            self._resolve(str(name))
+        except KeyError:
+            return False
+        return True
+
+    def _resolve(self, name: str) -> np.ndarray:
+        if name in self._arrays:
+            return self._arrays[name]
+        if name.endswith("_samples"):
+            quantity = name.removesuffix("_samples")
+            if ALIASES.get(quantity) in self._arrays:
+                return self._arrays[ALIASES[quantity]]
+            if f"models/{quantity}" in self._arrays:
+                index = self._arrays["model_idx"]
+                values = self._arrays[f"models/{quantity}"][np.maximum(index, 0)]
+                return np.where(index >= 0, values, np.float32(0))
+        draws = [f"{k}_samples" for k in (*ALIASES, *self._models())]
+        raise KeyError(f"no '{name}'; there are {', '.join([*self._arrays, *draws])}")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self._resolve(name)
+        return array[0] if self.single and not name.startswith("models/") else array
+
+    def draws(self, index: int = 0) -> dict[str, np.ndarray]:
+        """Equal-weight draws of one star: dist [kpc], av [mag], rv, and the grid's labels.
+
+        Raises `StoreError` if the file was written without draws.
+        """
+        if "samps_dist" not in self._arrays:
+            raise StoreError("this result was saved without draws (save_dar_draws=False)")
+        names = ["dist", "av", "rv", *self._models(), "log_post", "weight"]
+        out = {name: self._resolve(f"{name}_samples")[index] for name in names}
+        return out | {"model": self._arrays["model_idx"][index]}
+
+    def table(self) -> "Table":
+        """An astropy table: one row per star, quantiles, evidence, quality and flags.
+
+        Columns `<quantity>_<percent>` hold the quantiles of the weighted draws, `_mean` and
+        `_std` their moments. Rows that could not be fitted are masked there; `flags` says why.
+        """
+        from brutax.catalog.tables import import_table
+
+        Table, MaskedColumn = import_table()
+        table = Table()
+        table["source_id"] = self._arrays["source_id"]
+        fitted = self.fitted
+        for column, name in enumerate(self.parameters):
+            unit = UNITS.get(name)
+
+            def add(suffix: str, values: np.ndarray, name: str = name, unit: Any = unit) -> None:
+                table[f"{name}_{suffix}"] = MaskedColumn(values, mask=~fitted, unit=unit)
+
+            add("median", self._arrays["summary_quantiles"][:, column, self.levels.index(0.5)])
+            for k, level in enumerate(self.levels):
+                if level != 0.5:
+                    add(f"p{100 * level:g}", self._arrays["summary_quantiles"][:, column, k])
+            add("mean", self._arrays["summary_mean"][:, column])
+            add("std", self._arrays["summary_std"][:, column])
+        for name, new in {
+            "obj_log_evid": "log_evidence",
+            "obj_log_evid_err": "log_evidence_err",
+            "obj_chi2min": "chi2_min",
+            "obj_pvalue": "p_value",
+            "obj_ess": "ess",
+            "obj_khat": "pareto_k",
+        }.items():
+            table[new] = MaskedColumn(self._arrays[name], mask=~fitted)
+        table["n_bands"] = self._arrays["obj_Nbands"]
+        table["status"] = self._arrays["status"]
+        table["flags"] = [flag_names(status) for status in self._arrays["status"]]
+        table.meta.update(
+            {k: v for k, v in self.attrs.items() if isinstance(v, str) and len(v) < 2000}
+        )
+        return table
+
+    @property
+    def fitted(self) -> np.ndarray:
+        """Which stars have a posterior."""
+        return (self._arrays["status"] & (Status.NO_PHOTOMETRY | Status.NO_MODELS)) == 0
+
+    def to_arviz(self, index: int | None = None) -> Any:
+        """ArviZ data of one star, or of all (then with a `star` dimension): one chain of draws.
+
+        Works with ArviZ before and after 1.0; raises `ImportError` naming the extra without it.
+        """
+        try:
+            import arviz
+        except ImportError:
+            raise ImportError("to_arviz needs ArviZ: pip install 'brutax[arviz]'") from None
+        names = ["dist", "av", "rv", *self._models()]
+        draws = {name: self._resolve(f"{name}_samples") for name in names}
+        if index is None and self.single:
+            index = 0
+        if index is not None:
+            posterior = {name: values[index][None] for name, values in draws.items()}
+            options: dict[str, Any] = {}
+        else:
+            posterior = {name: values.T[None] for name, values in draws.items()}
+            options = {
+                "dims": {name: ["star"] for name in names},
+                "coords": {"star": _plain_ids(self._arrays["source_id"])},
+            }
+        if int(arviz.__version__.split(".")[0]) >= 1:
+            return arviz.from_dict({"posterior": posterior}, **options)
+        return arviz.from_dict(posterior=posterior, **options)
+
+    def __repr__(self) -> str:
+        n = self.n_stars
+        if n == 1 and self.fitted[0]:
+            mean, std = self._arrays["summary_mean"][0], self._arrays["summary_std"][0]
+            parts = [
+                f"{name}={m:.4g}±{s:.2g}"
+                for name, m, s in zip(self.parameters, mean, std, strict=True)
+            ]
+            return f"FitResult(1 star: {', '.join(parts)}; dist in kpc, av in mag)"
+        flagged = int(np.count_nonzero(self._arrays["status"]))
+        return f"FitResult({n} stars, {int(self.fitted.sum())} fitted, {flagged} with flags)"
+
+
+def flag_names(status: int) -> str:
+    """The flags of a status in words, joined by '|'; empty if there are none."""
+    return "|".join(str(flag.name) for flag in Status if flag and int(status) & flag)
+
+
+def _plain_ids(ids: np.ndarray) -> list:
+    return [x.decode() if isinstance(x, bytes) else x for x in ids.tolist()]

@@ -1,0 +1,308 @@
+"""Posteriors on disk: an HDF5 file that survives being killed at any moment.
+
+Every dataset is allocated in full when the file is made, so that later writes only replace
+bytes in place and the structure of the file never changes again. A batch is written, forced to
+disk, and only then marked in `done`; a run that finds the file continues with the rows that
+are not marked. Datasets, dtypes and fill values follow brutus 1.2.0 where it has them.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+FORMAT = 1  # of the file
+FINGERPRINT = "fingerprint"  # root attribute: everything that the numbers depend on
+MIN_FREE = 64 * 2**20  # bytes to leave on the disk
+
+
+class StoreError(ValueError):
+    """A posterior file that cannot be made, read or continued."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One dataset: its shape per star, type and fill value."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    fill: float
+    what: str
+
+
+def fields(n_draws: int, n_parameters: int, n_levels: int, save_draws: bool) -> dict[str, Field]:
+    """The datasets of a posterior file."""
+    draw = (n_draws,)
+    table = {
+        "model_idx": Field(draw, "i4", -99, "row of the grid that the draw comes from"),
+        "ml_scale": Field(draw, "f4", 1, "dist^-2 [kpc^-2] at that model's optimum"),
+        "ml_av": Field(draw, "f4", 0, "A_V [mag] there"),
+        "ml_rv": Field(draw, "f4", 0, "R_V there"),
+        "ml_cov_sar": Field((*draw, 3, 3), "f4", 0, "covariance of (scale, A_V, R_V) there"),
+        "obj_log_post": Field(draw, "f4", 0, "ln posterior mass of that model"),
+        "obj_log_evid": Field((), "f4", 0, "ln evidence"),
+        "obj_chi2min": Field((), "f4", 0, "smallest chi-square, parallax included"),
+        "obj_Nbands": Field((), "i2", 0, "bands used, plus one with a parallax"),
+        "mc_ess": Field(draw, "f4", 0, "effective draws from the same model"),
+    }
+    if save_draws:
+        table |= {
+            "samps_dist": Field(draw, "f4", 1, "distance [kpc]"),
+            "samps_red": Field(draw, "f4", 1, "A_V [mag]"),
+            "samps_dred": Field(draw, "f4", 1, "R_V"),
+            "samps_logp": Field(draw, "f4", 1, "ln posterior density of the draw"),
+            "samps_weight": Field(draw, "f4", 0, "weight of the draw; sums to one"),
+        }
+    summary = (n_parameters,)
+    return table | {
+        "status": Field((), "i4", 0, "sum of flags, see attribute `flags`"),
+        "obj_log_evid_err": Field((), "f4", 0, "Monte Carlo error of obj_log_evid"),
+        "obj_ess": Field((), "f4", 0, "effective number of weighted draws"),
+        "obj_khat": Field((), "f4", 0, "Pareto index of the weights; trust below 0.7"),
+        "obj_nsamp": Field((), "i4", 0, "weighted draws made"),
+        "obj_captured": Field((), "f4", 0, "share of the screened mass that could be drawn"),
+        "obj_pvalue": Field((), "f4", 0, "p-value of obj_chi2min"),
+        "summary_quantiles": Field((*summary, n_levels), "f4", 0, "of the weighted draws"),
+        "summary_mean": Field(summary, "f4", 0, "of the weighted draws"),
+        "summary_std": Field(summary, "f4", 0, "of the weighted draws"),
+    }
+
+
+def digest(*arrays: Any) -> str:
+    """A short hash of arrays and strings, by content."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        sha.update(f"{array.dtype.str}{array.shape}".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()[:16]
+
+
+def _fill(dataset: h5py.Dataset, value: float, rows: int = 4096) -> None:
+    if value != 0:
+        for first in range(0, dataset.shape[0], rows):
+            dataset[first : first + rows] = value
+
+
+def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
+    """A contiguous dataset whose bytes exist from the start."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_layout(h5py.h5d.CONTIGUOUS)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    space = h5py.h5s.create_simple(shape)
+    kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
+    h5py.h5d.create(file.id, name.encode(), kind, space, dcpl=plist)
+    return file[name]
+
+
+def _reserve(path: Path) -> None:
+    """Makes the disk promise the bytes of a file, so that a full one is found now."""
+    with open(path, "r+b") as handle:
+        os.posix_fallocate(handle.fileno(), 0, os.fstat(handle.fileno()).st_size)
+
+
+def _sync(file: h5py.File) -> None:
+    file.flush()
+    handle = os.open(file.filename, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class PosteriorStore:
+    """Durable rows of posteriors. Use `create` or `resume`, then `append`, then `close`."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self._file = file
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        source_id: np.ndarray,
+        n_draws: int,
+        parameters: tuple[str, ...],
+        levels: tuple[float, ...],
+        fingerprint: Mapping[str, Any],
+        attrs: Mapping[str, Any],
+        labels: np.ndarray | None = None,
+        models: Mapping[str, np.ndarray] | None = None,
+        save_draws: bool = True,
+    ) -> "PosteriorStore":
+        """Makes the file, in place of an older one, once it is complete in structure.
+
+        `fingerprint` holds what the numbers depend on (as JSON); `attrs` holds what is good to
+        know besides; `models` the labels of the grid's rows, so that the file stands alone.
+        """
+        path = Path(path)
+        n_stars = len(source_id)
+        table = fields(n_draws, len(parameters), len(levels), save_draws)
+        _check_target(path, n_stars * sum(_bytes(field) for field in table.values()))
+        partial = path.with_name(path.name + ".new")
+        try:
+            with h5py.File(partial, "w", libver="earliest") as file:
+                for name, field in table.items():
+                    dataset = _allocate(file, name, (n_stars, *field.shape), field.dtype)
+                    dataset.attrs["description"] = field.what
+                    _fill(dataset, field.fill)
+                _allocate(file, "done", (n_stars,), "u1")
+                file.create_dataset("source_id", data=source_id)
+                file.create_dataset("labels", data=source_id if labels is None else labels)
+                for name, column in (models or {}).items():
+                    file.create_dataset(
+                        f"models/{name}",
+                        data=column.astype(np.float32),
+                        compression="gzip",
+                        compression_opts=1,
+                        shuffle=True,
+                    )
+                file.attrs["format"] = FORMAT
+                file.attrs["parameters"] = list(parameters)
+                file.attrs["quantile_levels"] = np.asarray(levels)
+                file.attrs[FINGERPRINT] = json.dumps(dict(fingerprint), sort_keys=True)
+                for name, value in attrs.items():
+                    file.attrs[name] = value
+                _sync(file)
+            _reserve(partial)
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise StoreError(f"cannot write {path}: {_reason(error)}") from error
+        return cls(_open(path, "r+"))
+
+    @classmethod
+    def resume(cls, path: str | Path, fingerprint: Mapping[str, Any]) -> "PosteriorStore":
+        """Opens a file to go on with it; refuses if its numbers would differ from new ones."""
+        store = cls(_open(Path(path), "r+"))
+        try:
+            known = json.loads(store._file.attrs[FINGERPRINT])
+        except KeyError:
+            store.close()
+            raise StoreError(
+                f"{path} exists and was not written by brutax; choose another output or overwrite"
+            ) from None
+        wanted = json.loads(json.dumps(dict(fingerprint)))
+        differ = [key for key in sorted({*known, *wanted}) if known.get(key) != wanted.get(key)]
+        if differ:
+            store.close()
+            changes = ", ".join(
+                f"{key} was {_short(known.get(key))}, now {_short(wanted.get(key))}"
+                for key in differ
+            )
+            raise StoreError(
+                f"{path} holds another fit ({changes}); choose another output or overwrite"
+            )
+        return store
+
+    @property
+    def path(self) -> Path:
+        return Path(self._file.filename)
+
+    def todo(self) -> np.ndarray:
+        """Rows that are not finished."""
+        return np.flatnonzero(self._file["done"][:] == 0)
+
+    def append(self, rows: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+        """Writes finished rows: all their data first, then the mark that they are done."""
+        rows = np.asarray(rows)
+        order = np.argsort(rows)
+        rows = rows[order]
+        try:
+            for name, value in values.items():
+                if name in self._file:
+                    self._file[name][rows] = np.asarray(value)[order]
+            _sync(self._file)
+            self._file["done"][rows] = 1
+            _sync(self._file)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {self.path}: {_reason(error)}; finished stars are safe, "
+                "run again to continue"
+            ) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "PosteriorStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _open(path: Path, mode: str) -> h5py.File:
+    if not path.is_file():
+        raise StoreError(f"{path} does not exist")
+    try:
+        return h5py.File(path, mode)
+    except OSError as error:
+        raise StoreError(f"cannot open {path}: {_reason(error)}") from error
+
+
+def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """All datasets and root attributes of a posterior file; groups are joined with '/'."""
+    with _open(Path(path), "r") as file:
+        if FINGERPRINT not in file.attrs or "done" not in file:
+            raise StoreError(f"{path} is not a posterior file written by brutax")
+        arrays: dict[str, np.ndarray] = {}
+
+        def visit(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                arrays[name] = item[()]
+
+        try:
+            file.visititems(visit)
+        except OSError as error:
+            raise StoreError(f"{path} is damaged: {_reason(error)}") from error
+        return arrays, dict(file.attrs)
+
+
+def _bytes(field: Field) -> int:
+    return int(np.prod(field.shape, dtype=np.int64)) * np.dtype(field.dtype).itemsize
+
+
+def _check_target(path: Path, size: int) -> None:
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise StoreError(f"the folder of {path} does not exist; make it first")
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder; give the name of a file")
+    if not os.access(parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise StoreError(f"{path} cannot be written (read-only); choose another output")
+    disk = os.statvfs(parent)
+    free = disk.f_bavail * disk.f_frsize
+    if size + MIN_FREE > free:
+        raise StoreError(
+            f"{path} needs {size / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB free; "
+            "lower n_draws or choose another disk"
+        )
+
+
+def _reason(error: OSError) -> str:
+    if error.strerror:
+        return error.strerror.lower()
+    text = str(error)
+    if "errno = 28" in text:
+        return "no space left on the disk"
+    if "errno = 13" in text or "errno = 30" in text:
+        return "permission denied or read-only"
+    if "truncated" in text:
+        return "the file is truncated"
+    if "signature" in text:
+        return "not an HDF5 file"
+    if "lock" in text:
+        return "another process has it open"
+    return text.splitlines()[0]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,29 @@
+"""Priors: pytrees of their parameters with a `log_prob`, composed with `*`."""
+
+from brutax.priors._base import AbstractPrior as AbstractPrior
+from brutax.priors._base import Point as Point
+from brutax.priors._base import Product as Product
+from brutax.priors.astrometric import GaussianParallax as GaussianParallax
+from brutax.priors.astrometric import convert_parallax_to_scale as convert_parallax_to_scale
+from brutax.priors.astrometric import logp_parallax as logp_parallax
+from brutax.priors.astrometric import logp_parallax_scale as logp_parallax_scale
+from brutax.priors.extinction import DustProfileAv as DustProfileAv
+from brutax.priors.extinction import TruncatedNormalAv as TruncatedNormalAv
+from brutax.priors.extinction import TruncatedNormalRv as TruncatedNormalRv
+from brutax.priors.extinction import UniformAv as UniformAv
+from brutax.priors.extinction import UniformRv as UniformRv
+from brutax.priors.extinction import dust_profile as dust_profile
+from brutax.priors.extinction import logp_extinction as logp_extinction
+from brutax.priors.galactic import ExponentialDiskDistance as ExponentialDiskDistance
+from brutax.priors.galactic import GalacticStructure as GalacticStructure
+from brutax.priors.galactic import logn_disk as logn_disk
+from brutax.priors.galactic import logn_halo as logn_halo
+from brutax.priors.galactic import logp_age_from_feh as logp_age_from_feh
+from brutax.priors.galactic import logp_feh as logp_feh
+from brutax.priors.galactic import logp_galactic_structure as logp_galactic_structure
+from brutax.priors.luminosity import PS1LuminosityFunction as PS1LuminosityFunction
+from brutax.priors.luminosity import logp_ps1_luminosity_function as logp_ps1_luminosity_function
+from brutax.priors.stellar import AgeWeight as AgeWeight
+from brutax.priors.stellar import KroupaIMF as KroupaIMF
+from brutax.priors.stellar import grid_cell_log_weight as grid_cell_log_weight
+from brutax.priors.stellar import logp_imf as logp_imf

@@ -1,0 +1,289 @@
+"""From the data of a star to its posterior: screen, draw, refine, weigh, summarise."""
+
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from brutax.core.star import Stars
+from brutax.solver.diagnostics import effective_size, pareto_k
+from brutax.solver.importance import draw_models, draw_theta, log_proposal
+from brutax.solver.laplace import covariance_sar, laplace
+from brutax.solver.objective import Scalar, Theta, log_target
+from brutax.solver.problem import Models, StarPrior, over_models
+from brutax.solver.quadrature import quadrature_log_z
+from brutax.solver.refine import refine
+from brutax.solver.screen import screen, start
+from brutax.utils.sampling import quantile, systematic_indices
+
+QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
+CHUNK = 1024  # models refined at once in the reference path
+
+
+class Settings(eqx.Module):
+    """What chooses the program of a fit."""
+
+    n_samples: int = eqx.field(static=True, default=1024)  # weighted draws
+    n_draws: int = eqx.field(static=True, default=250)  # equal-weight draws kept
+    survivors: int = eqx.field(static=True, default=0)  # models refined before drawing
+    steps: int = eqx.field(static=True, default=5)  # Gauss-Newton steps
+    screen_steps: int = eqx.field(static=True, default=1)
+    quadrature: bool = eqx.field(static=True, default=False)  # weigh survivors by quadrature
+
+
+class Draws(NamedTuple):
+    """Equal-weight draws, with the optimum of the model that each comes from."""
+
+    model: Int[Array, " draw"]
+    theta: Theta  # each (draw,)
+    log_post: Float[Array, " draw"]  # log posterior density of the draw [with the star constant]
+    log_model: Float[Array, " draw"]  # log posterior mass of its model
+    mode: Theta
+    cov_sar: Float[Array, "draw 3 3"]  # of (scale = dist^-2, A_V, R_V)
+    model_ess: Float[Array, " draw"]  # effective draws from the same model
+
+
+class StarPosterior(NamedTuple):
+    """The posterior of one star (or, with a leading axis, of many)."""
+
+    draws: Draws
+    quantiles: Float[Array, "parameter level"]
+    mean: Float[Array, " parameter"]
+    std: Float[Array, " parameter"]
+    log_evidence: Scalar  # without the star's constant
+    log_evidence_err: Scalar
+    ess: Scalar
+    pareto_k: Scalar
+    n_samples: Scalar
+    chi2_min: Scalar
+    captured: Scalar  # share of the screened mass in models that could be drawn or were refined
+
+
+def parameter_names(models: Models) -> tuple[str, ...]:
+    """Order of the parameters in the summaries."""
+    return ("dist", "av", "rv", *models.labels)
+
+
+class Weighted(NamedTuple):
+    """The weighted draws before resampling."""
+
+    model: Int[Array, " sample"]
+    theta: Theta
+    log_weight: Float[Array, " sample"]
+    log_target: Float[Array, " sample"]
+    log_z: Float[Array, " sample"]
+    mode: Theta
+    cov_sar: Float[Array, "sample 3 3"]
+    chi2: Float[Array, " sample"]
+
+
+def _sample(
+    star: Stars,
+    models: Models,
+    prior: StarPrior,
+    scores: Float[Array, " model"],
+    key: PRNGKeyArray,
+    settings: Settings,
+) -> Weighted:
+    """Draws models by score, refines them, draws parameters and weighs them exactly."""
+    size = settings.n_samples
+    key_model, key_uniform, key_normal = jax.random.split(key, 3)
+    drawn = draw_models(scores, key_model, size=size)
+    uniform = jax.random.uniform(key_uniform, (size, 2), dtype=scores.dtype)
+    normal = jax.random.normal(key_normal, (size, 2), dtype=scores.dtype)
+
+    def one(model: Models, uniform: Array, normal: Array) -> tuple:
+        point = refine(
+            start(star, model, prior), star, model, prior, steps=settings.steps
+        )
+        gauss = laplace(point, prior)
+        theta = draw_theta(gauss, uniform, normal)
+        log_p = log_target(theta, star, model, prior)
+        log_q = log_proposal(theta, gauss)
+        return theta, log_p, log_q, gauss.log_z, point.theta, covariance_sar(point), point.chi2
+
+    theta, log_p, log_q, log_z, mode, cov, chi2 = over_models(
+        one, models[drawn.index], uniform, normal
+    )
+    log_weight = log_p - log_q - drawn.log_q
+    log_weight = jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)
+    return Weighted(drawn.index, theta, log_weight, log_p, log_z, mode, cov, chi2)
+
+
+def _moments(values: Float[Array, " sample"], weights: Float[Array, " sample"]) -> tuple:
+    mean = jnp.sum(weights * values)
+    return mean, jnp.sqrt(jnp.sum(weights * (values - mean) ** 2))
+
+
+def _summary(sample: Weighted, models: Models) -> tuple:
+    """Quantiles (parameter, level), means and deviations of the weighted draws."""
+    weights = jax.nn.softmax(sample.log_weight)
+    values = jnp.stack(
+        [jnp.exp(sample.theta.eta), sample.theta.av]
+        + [sample.theta.rv]
+        + [label[sample.model] for label in models.labels.values()]
+    )
+    levels = jnp.asarray(QUANTILES, dtype=values.dtype)
+    quantiles = jax.vmap(lambda x: quantile(x, levels, weights=weights))(values)
+    mean, std = jax.vmap(_moments, in_axes=(0, None))(values, weights)
+    return quantiles, mean, std
+
+
+def _model_ess(sample: Weighted, index: Int[Array, " draw"]) -> Float[Array, " draw"]:
+    """Effective number of weighted draws that come from the model of each of the draws."""
+    size = sample.model.shape[0]
+    _, group = jnp.unique(sample.model, size=size, fill_value=-1, return_inverse=True)
+    log_weight = sample.log_weight - jnp.max(sample.log_weight)
+    total = jax.ops.segment_sum(jnp.exp(log_weight), group, num_segments=size)
+    square = jax.ops.segment_sum(jnp.exp(2.0 * log_weight), group, num_segments=size)
+    ratio = total**2 / jnp.where(square > 0, square, 1.0)
+    return ratio[group[index]]
+
+
+def _resample(sample: Weighted, key: PRNGKeyArray, size: int) -> Draws:
+    """Equal-weight draws by systematic resampling of the weighted ones."""
+    key_u, key_order = jax.random.split(key)
+    u = jax.random.uniform(key_u, (), dtype=sample.log_weight.dtype)
+    index = systematic_indices(sample.log_weight, u, size)
+    # in random order, so that the first few draws stand for all of them
+    index = jax.random.permutation(key_order, index)
+    return Draws(
+        model=sample.model[index],
+        theta=Theta(*(x[index] for x in sample.theta)),
+        log_post=sample.log_target[index],
+        log_model=sample.log_z[index],
+        mode=Theta(*(x[index] for x in sample.mode)),
+        cov_sar=sample.cov_sar[index],
+        model_ess=_model_ess(sample, index),
+    )
+
+
+def refine_survivors(
+    star: Stars,
+    models: Models,
+    prior: StarPrior,
+    scores: Float[Array, " model"],
+    settings: Settings,
+) -> tuple[Float[Array, " model"], Scalar]:
+    """Replaces the scores of the best `survivors` models by weights at their optimum.
+
+    Also returns the share of the screened mass that they hold.
+    """
+    size = min(settings.survivors, scores.shape[0])
+    best, index = jax.lax.top_k(scores, size)
+
+    def weigh(model: Models) -> Scalar:
+        point = refine(start(star, model, prior), star, model, prior, steps=settings.steps)
+        gauss = laplace(point, prior)
+        if not settings.quadrature:
+            return gauss.log_z
+        return quadrature_log_z(gauss, star, model, prior)
+
+    padded = jnp.pad(index, (0, -size % CHUNK))
+    chunks = padded.reshape(-1, min(CHUNK, padded.shape[0]))
+    log_z = jax.lax.map(lambda chunk: over_models(weigh, models[chunk]), chunks).ravel()[:size]
+    log_z = jnp.where(jnp.isfinite(log_z) & jnp.isfinite(best), log_z, -jnp.inf)
+    captured = jnp.exp(jax.nn.logsumexp(best) - jax.nn.logsumexp(scores))
+    return scores.at[index].set(log_z), captured
+
+
+def fit_star(
+    star: Stars, models: Models, prior: StarPrior, key: PRNGKeyArray, settings: Settings
+) -> StarPosterior:
+    """The posterior of one star."""
+    score = screen(star, models, prior, steps=settings.screen_steps)
+    scores, captured = score.log_z, jnp.ones_like(star.unit_mag)
+    if settings.survivors:
+        scores, captured = refine_survivors(star, models, prior, scores, settings)
+    key_sample, key_resample = jax.random.split(key)
+    sample = _sample(star, models, prior, scores, key_sample, settings)
+    quantiles, mean, std = _summary(sample, models)
+    size = settings.n_samples
+    ess = effective_size(sample.log_weight)
+    return StarPosterior(
+        draws=_resample(sample, key_resample, settings.n_draws),
+        quantiles=quantiles,
+        mean=mean,
+        std=std,
+        log_evidence=jax.nn.logsumexp(sample.log_weight) - math.log(size),
+        log_evidence_err=jnp.sqrt(jnp.maximum(1.0 / ess - 1.0 / size, 0.0)),
+        ess=ess,
+        pareto_k=pareto_k(sample.log_weight),
+        n_samples=jnp.full_like(ess, size),
+        chi2_min=jnp.minimum(jnp.min(score.chi2), jnp.min(sample.chi2)),
+        captured=captured,
+    )
+
+
+def _fit_stars(
+    stars: Stars,
+    models: Models,
+    prior: StarPrior,
+    av: Any,
+    keys: PRNGKeyArray,
+    settings: Settings,
+) -> StarPosterior:
+    def fit(star: Stars, av: Any, key: PRNGKeyArray) -> StarPosterior:
+        return fit_star(star, models, StarPrior(prior.distance, av, prior.rv), key, settings)
+
+    shape = jax.eval_shape(fit, *jax.tree.map(lambda x: x[0], (stars, av, keys)))
+
+    def one(inputs: tuple) -> StarPosterior:
+        star, av, key = inputs
+        # a star without photometry (padding is such a star) costs nothing
+        return jax.lax.cond(
+            jnp.any(star.weight > 0),
+            fit,
+            lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape),
+            *(star, av, key),
+        )
+
+    return jax.lax.map(one, (stars, av, keys))
+
+
+fit_stars = eqx.filter_jit(_fit_stars)
+
+
+def survivor_margin(n_models: int) -> float:
+    """Nats below the best score beyond which all models together hold less than 1e-4.
+
+    Two nats more stand for the error of a score.
+    """
+    return math.log(n_models / 1e-4) + 2.0
+
+
+@eqx.filter_jit
+def _survivors(stars: Stars, models: Models, prior: StarPrior, av: Any) -> Int[Array, " star"]:
+    margin = survivor_margin(models.log_prior.shape[0])
+
+    def one(inputs: tuple) -> Array:
+        star, av = inputs
+        scores = screen(star, models, StarPrior(prior.distance, av, prior.rv)).log_z
+        count = jnp.sum(scores > jnp.max(scores) - margin)
+        return jnp.where(jnp.any(star.weight > 0), count, 0)
+
+    return jax.lax.map(one, (stars, av))
+
+
+def count_survivors(stars: Stars, models: Models, prior: StarPrior, av: Any) -> np.ndarray:
+    """How many models the reference path must refine for each star, as a power of two.
+
+    Every model is kept that could, with all the models below it, hold more than 1e-4 of the
+    posterior mass of the star.
+    """
+    needed = np.maximum(np.asarray(_survivors(stars, models, prior, av)), CHUNK)
+    return np.minimum(2 ** np.ceil(np.log2(needed)).astype(int), models.log_prior.shape[0])
+
+
+@eqx.filter_jit
+def model_log_weights(
+    star: Stars, models: Models, prior: StarPrior, settings: Settings
+) -> Float[Array, " model"]:
+    """Log posterior mass of every model of the grid for one star, normalised to one."""
+    scores = screen(star, models, prior, steps=settings.screen_steps).log_z
+    scores, _ = refine_survivors(star, models, prior, scores, settings)
+    return jax.nn.log_softmax(scores)

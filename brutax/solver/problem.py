@@ -1,0 +1,83 @@
+"""What the solver is given: models laid out for the device, and the priors of a star."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from brutax.priors import AbstractPrior, Point
+
+
+def _as_float(x: Any) -> Array:
+    return jnp.asarray(x, dtype=float)
+
+
+class Models(eqx.Module):
+    """Stellar models as the solver reads them: band by band, so that loops run over models.
+
+    Magnitudes are at 1 kpc; reddening is in magnitudes per magnitude of A_V.
+    """
+
+    mag: Float[Array, "band *model"] = eqx.field(converter=_as_float)
+    red: Float[Array, "band *model"] = eqx.field(converter=_as_float)  # at R_V = 0
+    dred: Float[Array, "band *model"] = eqx.field(converter=_as_float)  # per unit R_V
+    log_prior: Float[Array, "*model"] = eqx.field(converter=_as_float)  # ln pi_k; -inf: excluded
+    labels: dict[str, Float[Array, "*model"]]
+
+    def __getitem__(self, index: Any) -> "Models":
+        return Models(
+            mag=self.mag[:, index],
+            red=self.red[:, index],
+            dred=self.dred[:, index],
+            log_prior=self.log_prior[index],
+            labels={name: values[index] for name, values in self.labels.items()},
+        )
+
+    def point(self, **quantities: Any) -> Point:
+        """The labels that a prior may look at, with the quantities of a star added."""
+        known = {name: self.labels[name] for name in Point._fields if name in self.labels}
+        return Point(**known)._replace(**quantities)
+
+
+def make_models(
+    mag: np.ndarray,
+    red: np.ndarray,
+    dred: np.ndarray,
+    log_prior: np.ndarray,
+    labels: Mapping[str, np.ndarray],
+) -> Models:
+    """Lays out tables of shape (model, band) for the device.
+
+    A model whose log prior is not finite can never be drawn.
+    """
+    log_prior = np.where(np.isfinite(log_prior), log_prior, -np.inf)
+    return Models(
+        mag=np.ascontiguousarray(np.asarray(mag).T),
+        red=np.ascontiguousarray(np.asarray(red).T),
+        dred=np.ascontiguousarray(np.asarray(dred).T),
+        log_prior=log_prior,
+        labels={name: _as_float(labels[name]) for name in sorted(labels)},  # as JAX orders dictionaries
+    )
+
+
+def over_models(function: Callable, models: Models, *others: Any) -> Any:
+    """Maps a function of one model (and leading-axis `others`) over a table of models."""
+    axes = jax.tree.map(lambda leaf: leaf.ndim - 1, models)
+    return jax.vmap(function, in_axes=(axes, *[0] * len(others)))(models, *others)
+
+
+class StarPrior(eqx.Module):
+    """The priors on what photometry does not know about a star.
+
+    `distance` is a density per kpc that may look at the direction and at the labels of the
+    model; `av` may look at the distance; `rv` stands alone. The prior mass of each model
+    (mass function, age, size of its grid cell) travels with the models.
+    """
+
+    distance: AbstractPrior
+    av: Any  # log_prob, low, high, moments
+    rv: Any

@@ -1,0 +1,67 @@
+"""Scores every model of the grid: the log of its approximate posterior mass.
+
+In magnitudes a model is linear in the distance modulus and A_V, so the best pair at the mean
+R_V is closed-form. Around that point one expansion of the full flux-space objective (parallax,
+priors and low-signal bands included) gives the mass of the model as a truncated Gaussian.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from brutax.core.star import Stars
+from brutax.solver.laplace import advance, laplace, newton_step
+from brutax.solver.objective import ETA_LIMIT, LN_PER_MAG, Scalar, Theta, expand
+from brutax.solver.problem import Models, StarPrior, over_models
+
+MIN_SNR = 3.0  # bands fainter than this have no magnitude; they count in the expansion only
+
+
+def start(star: Stars, model: Models, prior: StarPrior) -> Theta:
+    """The closed-form least-squares (distance modulus, A_V) in magnitudes, at the mean R_V."""
+    rv, _ = prior.rv.moments()
+    rv = jnp.clip(rv, prior.rv.low, prior.rv.high)
+    low, high = prior.av.low, prior.av.high
+    s_1 = s_q = s_qq = s_y = s_qy = jnp.zeros_like(model.log_prior)
+    for band in range(star.weight.shape[-1]):
+        snr = star.flux[band] * star.weight[band]
+        bright = snr > MIN_SNR
+        weight = jnp.where(bright, (LN_PER_MAG * snr) ** 2, 0.0)
+        mag = star.unit_mag - jnp.log(jnp.where(bright, star.flux[band], 1.0)) / LN_PER_MAG
+        y = mag - model.mag[band]
+        q = model.red[band] + rv * model.dred[band]
+        s_1, s_q, s_qq = s_1 + weight, s_q + weight * q, s_qq + weight * q * q
+        s_y, s_qy = s_y + weight * y, s_qy + weight * q * y
+    # without a bright band the sums are empty: start at the faintest distance seen, no dust
+    s_1 = jnp.maximum(s_1, 1e-3)
+    det = jnp.maximum(s_qq - s_q * s_q / s_1, 1e-3 / (high - low) ** 2)
+    av = jnp.clip((s_qy - s_q * s_y / s_1) / det, low, high)
+    modulus = (s_y - av * s_q) / s_1
+    eta = jnp.clip(0.5 * LN_PER_MAG * modulus, -ETA_LIMIT, ETA_LIMIT)
+    return Theta(eta, av, jnp.broadcast_to(rv, eta.shape))
+
+
+class Score(NamedTuple):
+    """How a model fares in the screening."""
+
+    log_z: Scalar  # log of the approximate posterior mass, without the star's constant
+    chi2: Scalar  # photometry and parallax, near the optimum
+
+
+def score_model(star: Stars, model: Models, prior: StarPrior, *, steps: int = 1) -> Score:
+    """Approximate posterior mass of one model; -inf for a model without prior mass."""
+    point = expand(start(star, model, prior), star, model, prior)
+    for _ in range(steps):
+        here = point.theta
+        step = newton_step(
+            point.grad, point.curv, prior.av.low - here.av, prior.av.high - here.av
+        )
+        point = expand(advance(here, step, prior), star, model, prior)
+    log_z = laplace(point, prior).log_z
+    ok = jnp.isfinite(log_z)
+    return Score(jnp.where(ok, log_z, -jnp.inf), jnp.where(ok, point.chi2, jnp.inf))
+
+
+def screen(star: Stars, models: Models, prior: StarPrior, *, steps: int = 1) -> Score:
+    """Scores of all models, each field of shape (model,)."""
+    return over_models(lambda model: score_model(star, model, prior, steps=steps), models)
