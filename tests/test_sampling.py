@@ -67,9 +67,9 @@ def test_truncated_normal_quantiles(a, b):
     assert np.all(found >= a) and np.all(found <= b) and np.all(np.isfinite(found))
     assert np.all(np.diff(found) >= 0)
     exact = scipy.stats.truncnorm(a, b)
-    spacing = np.spacing(np.float32(np.abs(found[1:-1]))) if found.dtype else 0.0
+    spacing = np.spacing(np.float32(np.abs(found[1:-1])))  # of float32 at x
     error = np.abs(found[1:-1] - exact.ppf(np.float64(u[1:-1])))
-    assert np.all(error < 3e-6 * exact.std() + 1e-5 * exact.std() + 2 * spacing)
+    assert np.all(error < 1e-5 * exact.std() + 2 * spacing)
 
 
 @pytest.mark.parametrize("a, b", PPF_INTERVALS)
@@ -78,7 +78,7 @@ def test_truncated_normal_quantiles_in_double_precision(a, b):
     with jax.enable_x64(True):
         found = np.asarray(truncnorm_ppf(jnp.asarray(u), a, b))
     exact = scipy.stats.truncnorm(a, b)
-    np.testing.assert_allclose(exact.cdf(found), u, rtol=1e-7)
+    np.testing.assert_allclose(exact.cdf(found), u, rtol=1e-7, atol=1e-13)
 
 
 def test_truncated_normal_quantiles_have_gradients():
@@ -118,7 +118,7 @@ def test_systematic_resampling(rng, n, size):
 def test_systematic_resampling_is_unbiased(rng):
     log_weights = jnp.asarray(rng.normal(size=300) * 2.0, dtype=float)
     many = jax.jit(jax.vmap(lambda u: systematic_indices(log_weights, u, 16)))
-    index = np.asarray(many((jnp.arange(4096) + 0.5) / 4096))
+    index = np.asarray(many((jnp.arange(4096, dtype=float) + 0.5) / 4096))
     share = 16 * np.exp(log_weights) / np.sum(np.exp(log_weights))
     counts = np.bincount(index.ravel(), minlength=300) / 4096
     np.testing.assert_allclose(counts, share, atol=2.5 / 4096 + 1e-5)
@@ -126,7 +126,7 @@ def test_systematic_resampling_is_unbiased(rng):
 
 def test_systematic_resampling_keeps_to_weights_that_count():
     only = jnp.full(1000, -jnp.inf).at[jnp.array([3, 998])].set(jnp.array([5.0, 5.0]))
-    for u in (0.0, 0.5, 1.0 - 1e-7):
+    for u in (0.0, 0.5, 0.999):
         index = np.asarray(systematic_indices(only.at[10].set(jnp.nan), jnp.array(u), 10))
         np.testing.assert_array_equal(index, [3] * 5 + [998] * 5)
     assert np.all(systematic_indices(jnp.full(50, -jnp.inf), jnp.array(0.3), 4) == 0)

@@ -253,7 +253,7 @@ class Runner:
                 yield rows.size
             return
         ahead = self.dispatch(batches[0], ladder[0], 0) if batches else None
-        for rows, following in zip(batches, [*batches[1:], None], strict=True):
+        for rows, following in zip(batches, [*batches[1:], None], strict=False):
             posterior = ahead
             if following is not None:  # computes while this batch is finished and written
                 ahead = self.dispatch(following, ladder[0], 0)

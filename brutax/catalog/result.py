@@ -153,9 +153,10 @@ class FitResult(Mapping):
         Columns `<quantity>_<percent>` hold the quantiles of the weighted draws, `_mean` and
         `_std` their moments. Rows that could not be fitted are masked there; `flags` says why.
         """
-        from brutax.catalog.tables import import_table
-
-        Table, MaskedColumn = import_table()
+        try:
+            from astropy.table import MaskedColumn, Table
+        except ImportError:
+            raise ImportError("tables need astropy: pip install 'brutax[tables]'") from None
         table = Table()
         table["source_id"] = self._arrays["source_id"]
         fitted = self.fitted

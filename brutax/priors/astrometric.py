@@ -39,7 +39,7 @@ def logp_parallax(parallaxes: Any, p_meas: Any, p_err: Any) -> Any:
     return _normal_or_zero(xp, parallaxes, xp.where(known, p_meas, 0.0), p_err, known)
 
 
-def convert_parallax_to_scale(p_meas: Any, p_err: Any, snr_lim: float = 4.0) -> tuple[Any, Any]:
+def convert_parallax_to_scale(p_meas: Any, p_err: Any, snr_lim: Any = 4.0) -> tuple[Any, Any]:
     """Mean and deviation of the flux scale s = parallax^2 that a parallax [mas] implies.
 
     For p+ = max(p, 0): p+^2 + sigma^2 and sqrt(2 sigma^4 + 4 p+^2 sigma^2). Where the parallax is
@@ -56,7 +56,7 @@ def convert_parallax_to_scale(p_meas: Any, p_err: Any, snr_lim: float = 4.0) -> 
 
 
 def logp_parallax_scale(
-    scales: Any, scale_errs: Any, p_meas: Any, p_err: Any, snr_lim: float = 4.0
+    scales: Any, scale_errs: Any, p_meas: Any, p_err: Any, snr_lim: Any = 4.0
 ) -> Any:
     """Log-density of flux scales s +- `scale_errs` under `convert_parallax_to_scale`.
 

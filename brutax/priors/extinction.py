@@ -144,7 +144,7 @@ class DustProfileAv(AbstractPrior):
 
 
 def dust_profile(
-    dustmap: Any, ell: float, b: float, low: float = 0.0, high: float = 20.0, floor: float = 0.0
+    dustmap: Any, ell: Any, b: Any, low: Any = 0.0, high: Any = 20.0, floor: Any = 0.0
 ) -> DustProfileAv:
     """The prior along Galactic (`ell`, `b`) [deg] of a map with a method `query`.
 
@@ -172,7 +172,7 @@ def logp_extinction(
     coord: Any,
     distance: Any = None,
     return_components: bool = False,
-    avlim: tuple[float, float] | None = (0.0, 20.0),
+    avlim: Any = (0.0, 20.0),
 ) -> Any:
     """Log-prior of extinctions `avs` [mag] in a dust map, in the conventions of brutus.
 

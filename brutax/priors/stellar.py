@@ -108,7 +108,7 @@ def grid_cell_log_weight(
 
 
 def _power_integral(xp: ModuleType, a: Any, b: Any, alpha: Any) -> Any:
-    """Integral of m^-alpha from a to b: a^(1-alpha) L (e^y - 1) / y, L = ln(b/a), y = L - alpha L."""
+    """Integral of m^-alpha, a to b: a^(1-alpha) L (e^y - 1) / y, L = ln(b/a), y = L - alpha L."""
     log_ratio = xp.log(b) - xp.log(a)
     y = (1.0 - alpha) * log_ratio
     small = xp.abs(y) < 1e-4

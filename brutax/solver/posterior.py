@@ -31,7 +31,6 @@ class Settings(eqx.Module):
     n_draws: int = eqx.field(static=True, default=250)  # equal-weight draws kept
     survivors: int = eqx.field(static=True, default=0)  # models refined before drawing
     steps: int = eqx.field(static=True, default=5)  # Gauss-Newton steps
-    screen_steps: int = eqx.field(static=True, default=1)
     quadrature: bool = eqx.field(static=True, default=False)  # weigh survivors by quadrature
 
 
@@ -195,7 +194,7 @@ def fit_star(
     star: Stars, models: Models, prior: StarPrior, key: PRNGKeyArray, settings: Settings
 ) -> StarPosterior:
     """The posterior of one star."""
-    score = screen(star, models, prior, steps=settings.screen_steps)
+    score = screen(star, models, prior)
     scores, captured = score.log_z, jnp.ones_like(star.unit_mag)
     if settings.survivors:
         scores, captured = refine_survivors(star, models, prior, scores, settings)
@@ -284,6 +283,6 @@ def model_log_weights(
     star: Stars, models: Models, prior: StarPrior, settings: Settings
 ) -> Float[Array, " model"]:
     """Log posterior mass of every model of the grid for one star, normalised to one."""
-    scores = screen(star, models, prior, steps=settings.screen_steps).log_z
+    scores = screen(star, models, prior).log_z
     scores, _ = refine_survivors(star, models, prior, scores, settings)
     return jax.nn.log_softmax(scores)

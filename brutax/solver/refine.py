@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from brutax.core.star import Stars
 from brutax.solver.laplace import advance, newton_step
-from brutax.solver.objective import Expansion, Theta, expand
+from brutax.solver.objective import Expansion, Sym3, Theta, expand
 from brutax.solver.problem import Models, StarPrior
 
 
@@ -19,21 +19,27 @@ def refine(
     on the expansion then has its peak outside, and is truncated exactly.
     """
 
+    low, high = prior.av.low, prior.av.high
+    one, zero = jnp.ones_like(theta.eta), jnp.zeros_like(theta.eta)
+    # before the first evaluation: a point that anything beats, and no step away from it
+    nowhere = Expansion(
+        theta,
+        phi=jnp.full_like(theta.eta, jnp.inf),
+        grad=Theta(zero, zero, zero),
+        curv=Sym3(one, zero, zero, one, zero, one),
+        chi2=zero,
+    )
+
     def one_step(carry: tuple, _: None) -> tuple[tuple, None]:
         point, damping = carry
-        curv = point.curv
-        damped = curv._replace(
-            ee=curv.ee * (1.0 + damping), aa=curv.aa * (1.0 + damping), rr=curv.rr * (1.0 + damping)
-        )
-        here = point.theta
-        step = newton_step(point.grad, damped, prior.av.low - here.av, prior.av.high - here.av)
+        curv, here, more = point.curv, point.theta, 1.0 + damping
+        damped = curv._replace(ee=curv.ee * more, aa=curv.aa * more, rr=curv.rr * more)
+        step = newton_step(point.grad, damped, low - here.av, high - here.av)
         trial = expand(advance(here, step, prior), star, model, prior)
         better = trial.phi <= point.phi
         point = jax.tree.map(lambda new, old: jnp.where(better, new, old), trial, point)
         damping = jnp.where(better, 0.1 * damping, jnp.minimum(10.0 * damping, 1e3))
         return (point, damping), None
 
-    start = expand(theta, star, model, prior)
-    damping = jnp.full_like(start.phi, 1e-3)
-    (point, _), _ = jax.lax.scan(one_step, (start, damping), length=steps)
+    (point, _), _ = jax.lax.scan(one_step, (nowhere, 1e-2 * one), length=steps + 1)
     return point

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from brutax.core.star import Stars
-from brutax.solver.laplace import advance, laplace, newton_step
+from brutax.solver.laplace import laplace
 from brutax.solver.objective import ETA_LIMIT, LN_PER_MAG, Scalar, Theta, expand
 from brutax.solver.problem import Models, StarPrior, over_models
 
@@ -48,20 +48,14 @@ class Score(NamedTuple):
     chi2: Scalar  # photometry and parallax, near the optimum
 
 
-def score_model(star: Stars, model: Models, prior: StarPrior, *, steps: int = 1) -> Score:
+def score_model(star: Stars, model: Models, prior: StarPrior) -> Score:
     """Approximate posterior mass of one model; -inf for a model without prior mass."""
     point = expand(start(star, model, prior), star, model, prior)
-    for _ in range(steps):
-        here = point.theta
-        step = newton_step(
-            point.grad, point.curv, prior.av.low - here.av, prior.av.high - here.av
-        )
-        point = expand(advance(here, step, prior), star, model, prior)
     log_z = laplace(point, prior).log_z
     ok = jnp.isfinite(log_z)
     return Score(jnp.where(ok, log_z, -jnp.inf), jnp.where(ok, point.chi2, jnp.inf))
 
 
-def screen(star: Stars, models: Models, prior: StarPrior, *, steps: int = 1) -> Score:
+def screen(star: Stars, models: Models, prior: StarPrior) -> Score:
     """Scores of all models, each field of shape (model,)."""
-    return over_models(lambda model: score_model(star, model, prior, steps=steps), models)
+    return over_models(lambda model: score_model(star, model, prior), models)

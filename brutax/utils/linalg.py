@@ -43,10 +43,10 @@ def sym3_inverse(H: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3 3"]:
     c12, c13 = k21 * k22 + k31 * k32, k31 * k33
     c22, c23, c33 = k22**2 + k32**2, k32 * k33, k33**2
     inverse = _matrix((c11, c12, c13), (c12, c22, c23), (c13, c23, c33))
-    return inverse / scale[..., :, None] / scale[..., None, :]
+    return inverse * ((1.0 / scale)[..., :, None] * (1.0 / scale)[..., None, :])
 
 
-def inverse3(A: Any, regularize: bool = False, min_eigenval_threshold: float = 1e-12) -> Any:
+def inverse3(A: Any, regularize: bool = False, min_eigenval_threshold: Any = 1e-12) -> Any:
     """Inverts 3x3 matrices (..., 3, 3) by their adjugates; singular ones become +inf.
 
     With `regularize` the matrices are taken as covariances or precisions: symmetrised, scaled
@@ -119,7 +119,7 @@ def _regular_inverse(xp: Any, A: Any, threshold: float) -> Any:
     return inverse / deviation[..., :, None] / deviation[..., None, :]
 
 
-def clamped_cholesky(cov: Any, eps: float) -> Any:
+def clamped_cholesky(cov: Any, eps: Any) -> Any:
     """Lower Cholesky factors of `cov` + `eps` on its diagonal, for semi-definite matrices.
 
     A pivot that is not positive becomes 0, and so does the column under it: the distribution

@@ -111,9 +111,9 @@ def chisquare_outlier_loglike(
     stellar_params: Any = None,
     parallax: Any = None,
     parallax_err: Any = None,
-    p_value_cut: float = 1e-5,
+    p_value_cut: Any = 1e-5,
     mask: Any = None,
-    dof_reduction: float = 0,
+    dof_reduction: Any = 0,
 ) -> Any:
     """Log-likelihood of an outlier to go with `phot_loglike(..., dim_prior=True)`, (object,).
 
@@ -137,7 +137,7 @@ def uniform_outlier_loglike(
     stellar_params: Any = None,
     parallax: Any = None,
     parallax_err: Any = None,
-    sigma_clip: float = 3.0,
+    sigma_clip: Any = 3.0,
     mask: Any = None,
 ) -> Any:
     """Log-likelihood of an outlier with uniform fluxes over the range of the sample, (object,).

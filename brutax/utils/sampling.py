@@ -47,8 +47,8 @@ def draw_sar(
     rvs: Any,
     covs_sar: Any,
     ndraws: int = 500,
-    avlim: tuple[float, float] = (0.0, 6.0),
-    rvlim: tuple[float, float] = (1.0, 8.0),
+    avlim: Any = (0.0, 6.0),
+    rvlim: Any = (1.0, 8.0),
     rstate: Any = None,
     max_attempts: int = 10000,
 ) -> tuple[Any, Any, Any]:
@@ -92,7 +92,7 @@ def sample_multivariate_normal(
     mean: Any,
     cov: Any,
     size: int = 1,
-    eps: float = 1e-30,
+    eps: Any = 1e-30,
     rstate: Any = None,
     antithetic: bool = False,
 ) -> Any:
@@ -217,7 +217,7 @@ def _tail_ppf(u: Array, one_minus_u: Array, a: Array, b: Array) -> Array:
     return a + y
 
 
-def _normals_jax(mean: Any, cov: Any, size: int, eps: float, key: Array, antithetic: bool) -> Array:
+def _normals_jax(mean: Any, cov: Any, size: int, eps: Any, key: Array, antithetic: bool) -> Array:
     mean, cov = jnp.asarray(mean, dtype=float), jnp.asarray(cov, dtype=float)
     half = (size + 1) // 2 if antithetic else size
     z = jax.random.normal(key, (*mean.shape, half), dtype=mean.dtype)
@@ -227,7 +227,7 @@ def _normals_jax(mean: Any, cov: Any, size: int, eps: float, key: Array, antithe
 
 
 def _normals_numpy(
-    mean: np.ndarray, cov: np.ndarray, size: int, eps: float, rstate: Any, antithetic: bool
+    mean: np.ndarray, cov: np.ndarray, size: int, eps: Any, rstate: Any, antithetic: bool
 ) -> np.ndarray:
     half = (size + 1) // 2 if antithetic else size
     z = rstate.normal(0.0, 1.0, (*mean.shape, half))

@@ -1,0 +1,130 @@
+"""`brutax.fit`: a table of stars in, a table of posteriors out."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from brutax.analysis.individual import BruteForce
+from brutax.analysis.options import Priors
+from brutax.analysis.output import Output, Progress
+from brutax.analysis.run import Options
+from brutax.catalog import Catalog, FitResult, read_stars, resolve_bands
+from brutax.core import StarGrid
+from brutax.priors import AbstractPrior
+
+
+def open_grid(grid: StarGrid | str | os.PathLike, bands: Sequence[str] | None = None) -> StarGrid:
+    """A grid as it is, or read from a file; of the `bands`, if given.
+
+    Raises `GridError` for a file that cannot be read, `CatalogError` for a band it lacks.
+    """
+    if isinstance(grid, StarGrid):
+        return grid if bands is None else grid.select(bands=resolve_bands(bands, grid.bands))
+    return StarGrid.read(grid, bands=bands)
+
+
+def fit(
+    table: Any,
+    grid: StarGrid | str | os.PathLike,
+    output: str | os.PathLike | None = None,
+    *,
+    bands: Sequence[str] | None = None,
+    map: Mapping[str, str | None] | None = None,
+    units: str | Mapping[str, str] | None = None,
+    dataset: str | None = None,
+    source_id: Any = None,
+    error_floor: float | Mapping[str, float] = 0.0,
+    phot_offsets: Any = None,
+    n_draws: int = 250,
+    seed: int = 0,
+    method: str = "auto",
+    n_samples: int = 1024,
+    batch_size: int = 64,
+    lnprior: Any = None,
+    apply_agewt: bool = True,
+    apply_grad: bool = True,
+    avlim: Sequence[float] = (0.0, 20.0),
+    av_gauss: Sequence[float] | None = None,
+    rvlim: Sequence[float] = (1.0, 8.0),
+    rv_gauss: Sequence[float] | None = (3.32, 0.18),
+    lngalprior: Callable | AbstractPrior | None = None,
+    lndustprior: Callable | None = None,
+    dustfile: Any = None,
+    save_draws: bool = True,
+    overwrite: bool = False,
+    verbose: bool = True,
+    progress: Progress | None = None,
+) -> FitResult:
+    """Posteriors of distance, A_V, R_V, mass, age and metallicity for a table of stars.
+
+    `table`: a file (CSV, ECSV, FITS, VOTable, Parquet, HDF5), an astropy Table, a pandas
+    DataFrame, a mapping of columns, or a `Catalog`; `read_stars` describes how columns and units
+    are recognised, and `map`, `units`, `dataset`, `source_id`, `bands` (those that must be used),
+    `error_floor` [mag, added in quadrature] and `phot_offsets`. `grid`: a `StarGrid` or a file.
+
+    With `output` the posteriors are saved there as they are computed; a file of the same fit
+    that is not finished is continued. The same `seed` and source ids give the same draws,
+    whatever the order of the stars or the `batch_size`. The priors are those of `BruteForce.fit`.
+
+    Raises `ValueError` (`CatalogError`, `GridError`, `StoreError`) for input that cannot be used;
+    single bad rows get a flag instead.
+    """
+    grid = open_grid(grid)
+    if isinstance(table, Catalog):
+        stars = table
+    else:
+        stars = read_stars(
+            table,
+            grid.bands,
+            map=map,
+            units=units,
+            dataset=dataset,
+            source_id=source_id,
+            require_bands=() if bands is None else resolve_bands(bands, grid.bands),
+            drop_bands=() if bands is None else _others(bands, grid.bands),
+            error_floor=error_floor,
+            phot_offsets=phot_offsets,
+            vector_bands=bands,
+            band_system=_systems(grid),
+        )
+    result = BruteForce(grid).fit_catalog(
+        stars,
+        Options(
+            seed=seed,
+            method=method,
+            n_draws=n_draws,
+            n_samples=n_samples,
+            batch_size=batch_size,
+        ),
+        Priors(
+            lnprior=lnprior,
+            apply_agewt=apply_agewt,
+            apply_grad=apply_grad,
+            avlim=avlim,
+            av_gauss=av_gauss,
+            rvlim=rvlim,
+            rv_gauss=rv_gauss,
+            lngalprior=lngalprior,
+            lndustprior=lndustprior,
+            dustfile=dustfile,
+        ),
+        Output(
+            path=output,
+            overwrite=overwrite,
+            save_draws=save_draws,
+            verbose=verbose,
+            progress=progress,
+        ),
+    )
+    return result if isinstance(result, FitResult) else FitResult.load(result)
+
+
+def _others(bands: Sequence[str], available: Sequence[str]) -> tuple[str, ...]:
+    wanted = set(resolve_bands(bands, available))
+    return tuple(band for band in available if band not in wanted)
+
+
+def _systems(grid: StarGrid) -> dict[str, str] | None:
+    if grid.band_system is None:
+        return None
+    return dict(zip(grid.bands, grid.band_system, strict=True))
