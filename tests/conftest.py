@@ -46,3 +46,40 @@ def rng() -> np.random.Generator:
 def tolerance(single: float, double: float) -> float:
     """The tolerance for the precision in use."""
     return double if jax.config.read("jax_enable_x64") else single
+
+
+@pytest.fixture(scope="session")
+def small_grid():
+    """Demonstration models in five bands: small enough to fit in milliseconds."""
+    bands = ("PS_g", "PS_r", "PS_i", "2MASS_J", "2MASS_Ks")
+    return brutax.demo_grid(bands=bands, n_mass=20, n_eep=24, n_feh=5)
+
+
+@pytest.fixture(scope="session")
+def small_stars(small_grid):
+    """Twenty-one stars on models of the small grid, one of them unseen."""
+    rng = np.random.default_rng(5)
+    n = 21
+    model = rng.integers(0, len(small_grid), n)
+    dist, av, rv = rng.uniform(0.2, 3.0, n), rng.uniform(0.0, 2.0, n), rng.normal(3.32, 0.18, n)
+    red = small_grid.red[model] + rv[:, None] * small_grid.dred[model]
+    mag = small_grid.mag[model] + av[:, None] * red + 5 * np.log10(dist)[:, None]
+    flux = 10 ** (-0.4 * mag)
+    err = 0.03 * flux
+    flux = flux + err * rng.normal(size=flux.shape)
+    flux[3] = np.nan
+    flux[4, 0], flux[5, 1:] = np.nan, np.nan
+    parallax_err = np.full(n, 0.1)
+    parallax = 1 / dist + parallax_err * rng.normal(size=n)
+    parallax[7] = np.nan
+    coords = np.stack([rng.uniform(0, 360, n), rng.uniform(-80, 80, n)], axis=1)
+    coords[8] = np.nan
+    return brutax.catalog.make_catalog(
+        flux,
+        err,
+        small_grid.bands,
+        parallax=parallax,
+        parallax_err=parallax_err,
+        coords=coords,
+        source_id=np.arange(n) + 10**17,
+    )

@@ -3,6 +3,7 @@
 from brutax.analysis.api import fit as fit
 from brutax.analysis.api import open_grid as open_grid
 from brutax.analysis.individual import BruteForce as BruteForce
+from brutax.analysis.mock import mock_catalog as mock_catalog
 from brutax.analysis.options import Priors as Priors
 from brutax.analysis.output import Output as Output
 from brutax.analysis.output import progress_bar as progress_bar

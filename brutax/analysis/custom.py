@@ -15,8 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from brutax.analysis.options import Priors
-from brutax.catalog import Catalog
 from brutax.priors import AbstractPrior, Point, dust_profile
+
+
+# labels that a Galactic prior is given where the grid has them, and values to try it on
+TYPICAL = {"mini": 1.0, "eep": 350.0, "feh": -0.2, "loga": 9.7}
 
 
 def _structured(columns: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -36,7 +39,7 @@ def call(
     """
     try:
         return jnp.asarray(function(main, sky, columns), dtype=main.dtype)
-    except TypeError:  # NumPy was handed a tracer (JAX's errors of that kind are TypeErrors)
+    except Exception:  # it cannot be traced; `check_distance` has seen that it works on arrays
         pass
     names = tuple(columns)
 
@@ -63,6 +66,21 @@ def call(
     return opaque(main, *sky, *columns.values())
 
 
+def check_distance(function: Callable[..., Any], names: tuple[str, ...]) -> None:
+    """Tries a Galactic prior on the host; raises `ValueError` if it fails or is misshapen."""
+    dists = np.array([0.5, 1.0, 2.0])
+    labels = _structured({name: np.full(3, TYPICAL[name]) for name in names}) if names else None
+    try:
+        value = np.asarray(function(dists, (90.0, 20.0), labels=labels), np.float64)
+    except Exception as error:
+        raise ValueError(
+            f"lngalprior must be f(dists, coord, labels=...); on three distances it raised "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if value.shape != dists.shape:
+        raise ValueError(f"lngalprior returned shape {value.shape} for distances of shape (3,)")
+
+
 class CustomDistance(AbstractPrior):
     """A Galactic prior given as `f(dists, coord, labels=table)`: ln density per kpc.
 
@@ -73,8 +91,7 @@ class CustomDistance(AbstractPrior):
     function: Callable[..., Any] = eqx.field(static=True)
 
     def log_prob(self, point: Point) -> Any:
-        names = ("mini", "eep", "feh", "loga")
-        columns = {n: getattr(point, n) for n in names if getattr(point, n) is not None}
+        columns = {n: getattr(point, n) for n in TYPICAL if getattr(point, n) is not None}
 
         def evaluate(dists: Any, sky: tuple, columns: dict[str, Any]) -> Any:
             on_host = isinstance(dists, np.ndarray)
@@ -106,7 +123,7 @@ class CustomAv(AbstractPrior):
 
 
 def dust_priors(
-    priors: Priors, catalog: Catalog, low: float, high: float
+    priors: Priors, coords: np.ndarray, low: float, high: float
 ) -> tuple[AbstractPrior, AbstractPrior | None]:
     """The A_V prior from a dust map: one star's (a template), and all stars' stacked.
 
@@ -125,10 +142,10 @@ def dust_priors(
             "av_gauss and dustfile are both priors on A_V (brutus documents that the first "
             "replaces the second, and multiplies them); give one"
         )
-    if not np.isfinite(catalog.coords).all(axis=1).any():
+    if not np.isfinite(coords).all(axis=1).any():
         raise ValueError("dustfile needs data_coords: no star has a position")
     if priors.lndustprior is not None:
         return CustomAv(priors.lndustprior, dustmap, low, high), None
-    profiles = [dust_profile(dustmap, ell, b, low, high) for ell, b in catalog.coords]
+    profiles = [dust_profile(dustmap, ell, b, low, high) for ell, b in coords]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *profiles)
     return profiles[0], stacked

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
 from brutax.analysis.options import Priors, note_knobs, seed_from
 from brutax.analysis.setup import av_prior, rv_prior, star_priors
@@ -170,7 +170,7 @@ def loglike_grid(
 
 @eqx.filter_jit
 def _masses(
-    star: Stars, models: Models, prior: StarPrior, keys: PRNGKeyArray, n_mc: int
+    star: Stars, models: Models, prior: StarPrior, keys: Key[Array, " model"], n_mc: int
 ) -> tuple:
     def one(inputs: tuple) -> tuple:
         model, key = inputs
@@ -236,12 +236,10 @@ def logpost_grid(
         star,
         (results.star.flux, results.star.weight, results.star.unit_mag),
     )
-    catalog = make_catalog(np.ones((1, grid.nfilters)), np.ones((1, grid.nfilters)), grid.bands,
-                           coords=sky, units="maggies") if dustfile is not None else None
     av_gauss, rv_gauss = results.gauss
     priors = Priors(
         avlim=avlim,
-        av_gauss=None if dustfile is not None and apply_av_prior and _flat(av_gauss) else av_gauss,
+        av_gauss=None if _flat(av_gauss) else av_gauss,
         rvlim=rvlim,
         rv_gauss=rv_gauss,
         lngalprior=lngalprior,
@@ -251,7 +249,7 @@ def logpost_grid(
         R_solar=R_solar,
         Z_solar=Z_solar,
     )
-    prior, _ = star_priors(priors, catalog)
+    prior, _ = star_priors(priors, sky, grid.label_table)
     if coord is None and lngalprior is None:
         prior = StarPrior(FlatDistance(), prior.av, prior.rv)
     log_prior = np.zeros(len(grid)) if lnprior is None else np.array(lnprior, np.float64)
@@ -263,7 +261,7 @@ def logpost_grid(
         raise ValueError(f"lnprior has shape {log_prior.shape}, the grid {len(grid)} models")
     models = _models(grid, log_prior, results.indices)
     keys = jax.random.split(jax.random.key(seed_from(rstate, 0)), len(results[0]))
-    log_z = np.asarray(_masses(star, models, prior, keys, 0)[0])
+    log_z = np.asarray(_masses(star, models, prior, keys, 1)[0])
     sel = np.flatnonzero(_kept(log_z, wt_thresh, cdf_thresh))
     n_mc = max(1, min(int(Nmc_prior), int(mem_lim * 1e6 / (32 * sel.size))))
     out = _masses(star, models[sel], prior, keys[sel], n_mc)

@@ -255,7 +255,7 @@ class BruteForce:
             apply_grad=priors.apply_grad,
         )
         models, order = device_models(grid, log_prior)
-        prior, per_star = star_priors(priors, catalog)
+        prior, per_star = star_priors(priors, catalog.coords, grid.label_table)
         runner = Runner(catalog, models, order, prior, options, per_star)
         fingerprint = describe(catalog, grid, log_prior, prior, per_star, options)
         return write_out(runner, grid, fingerprint, output)

@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaincc
+from scipy.special import gammaincc
 
 from brutax.analysis.setup import repeat
 from brutax.catalog import Catalog
@@ -35,6 +35,7 @@ Rows = Callable[[np.ndarray, dict[str, np.ndarray]], None]
 METHODS = ("auto", "fast", "reference")
 GOOD_K = 0.7  # Vehtari et al. (2024): weights with a larger Pareto index cannot be trusted
 POOR_P = 1e-3
+LATER_BATCH = 8  # stars per batch in later rounds, whatever the first one uses
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ def hash_ids(source_id: np.ndarray) -> np.ndarray:
 
 
 @jax.jit
-def _keys(seed: jax.Array, low: jax.Array, high: jax.Array, round_: int) -> jax.Array:
+def _keys(
+    seed: jax.Array, low: jax.Array, high: jax.Array, round_: jax.Array | int
+) -> jax.Array:
     key = jax.random.fold_in(jax.random.key(seed[0]), seed[1])
 
     def fold(low: jax.Array, high: jax.Array) -> jax.Array:
@@ -117,6 +120,10 @@ def _has_parallax(catalog: Catalog) -> np.ndarray:
     return np.isfinite(catalog.parallax) & np.isfinite(error) & (error > 0)
 
 
+def _padded(rows: np.ndarray, size: int) -> np.ndarray:
+    return np.concatenate([rows, np.full(size - rows.size, rows[0])])
+
+
 class Runner:
     """The solver with its models and priors, applied to batches of a catalogue."""
 
@@ -137,10 +144,9 @@ class Runner:
         self.has_parallax = _has_parallax(catalog)
         self.n_bands = np.asarray(catalog.n_bands) + self.has_parallax
 
-    def _inputs(self, rows: np.ndarray) -> tuple[Stars, AbstractPrior]:
+    def _inputs(self, rows: np.ndarray, size: int) -> tuple[Stars, AbstractPrior]:
         """Data and A_V priors of a full batch; padding has no photometry and costs nothing."""
-        size = self.options.batch_size
-        full = np.concatenate([rows, np.full(size - rows.size, rows[0])])
+        full = _padded(rows, size)
         stars = self.catalog.stars(full)
         padding = (np.arange(size) >= rows.size)[:, None]
         stars = eqx.tree_at(lambda s: s.weight, stars, jnp.where(padding, 0.0, stars.weight))
@@ -150,16 +156,17 @@ class Runner:
 
     def dispatch(self, rows: np.ndarray, settings: Settings, round_: int) -> StarPosterior:
         """Starts the fit of up to a batch of rows; returns before it is done."""
-        stars, av = self._inputs(rows)
-        full = np.concatenate([rows, np.full(self.options.batch_size - rows.size, rows[0])])
-        keys = star_keys(self.options.seed, self.catalog.source_id[full], round_)
+        size = LATER_BATCH if round_ else self.options.batch_size
+        stars, av = self._inputs(rows, size)
+        ids = self.catalog.source_id[_padded(rows, size)]
+        keys = star_keys(self.options.seed, ids, round_)
         return fit_stars(stars, self.models, self.prior, av, keys, settings)
 
     def _groups(self, rows: np.ndarray, settings: Settings) -> list[tuple[np.ndarray, Settings]]:
         """Splits rows by how many models the reference path needs for each star itself."""
         if settings.survivors >= 0:
             return [(np.arange(rows.size), settings)]
-        stars, av = self._inputs(rows)
+        stars, av = self._inputs(rows, max(rows.size, LATER_BATCH))
         needed = count_survivors(stars, self.models, self.prior, av)[: rows.size]
         return [
             (np.flatnonzero(needed == count), replace(settings, survivors=int(count)))
@@ -171,11 +178,14 @@ class Runner:
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Result arrays of some rows, and which of these are still wanting."""
         parts, order, wanting = [], [], []
-        for members, chosen in self._groups(rows, settings):
-            posterior = self.dispatch(rows[members], chosen, round_)
-            parts.append(self.rows(rows[members], posterior))
-            wanting.append(self.wants_more(posterior, members.size))
-            order.append(members)
+        size = LATER_BATCH if round_ else self.options.batch_size
+        for group, chosen in self._groups(rows, settings):
+            for first in range(0, group.size, size):
+                members = group[first : first + size]
+                posterior = self.dispatch(rows[members], chosen, round_)
+                parts.append(self.rows(rows[members], posterior))
+                wanting.append(self.wants_more(posterior, members.size))
+                order.append(members)
         back = np.argsort(np.concatenate(order))
         table = {k: np.concatenate([part[k] for part in parts])[back] for k in parts[0]}
         return table, np.concatenate(wanting)[back]
@@ -188,7 +198,7 @@ class Runner:
         n_bands = self.n_bands[rows]
         dof = np.maximum(n_bands - 3, 1)
         chi2 = np.where(np.isfinite(post.chi2_min), post.chi2_min, 0.0)
-        p_value = np.asarray(gammaincc(0.5 * dof.astype(chi2.dtype), 0.5 * chi2))
+        p_value = gammaincc(0.5 * dof, 0.5 * chi2.astype(np.float64))
         evidence = post.log_evidence.astype(np.float64) + constant
         if self.options.dim_prior:
             evidence = evidence + 0.5 * (n_bands - 3) * np.log(np.maximum(n_bands, 1))
@@ -229,8 +239,9 @@ class Runner:
         out = {}
         for name, (values, fill) in table.items():
             keep = good.reshape(-1, *[1] * (np.ndim(values) - 1)) & np.isfinite(values)
-            out[name] = np.where(keep, values, fill)
-        return out | {"obj_Nbands": n_bands, "status": status}
+            kind = np.int32 if np.issubdtype(np.asarray(values).dtype, np.integer) else np.float32
+            out[name] = np.where(keep, values, fill).astype(kind)
+        return out | {"obj_Nbands": n_bands.astype(np.int16), "status": status}
 
     def _enough(self) -> float:
         """Effective draws that a star is promised: 200, or what fewer samples can give."""

@@ -1,7 +1,7 @@
 """From a grid and a user's options to what the solver needs: models with prior mass, priors."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from brutax.analysis.custom import CustomDistance, dust_priors
+from brutax.analysis.custom import TYPICAL, CustomDistance, check_distance, dust_priors
 from brutax.analysis.options import Priors
-from brutax.catalog import Catalog
 from brutax.core import StarGrid
 from brutax.priors import (
     AbstractPrior,
@@ -103,17 +102,25 @@ def device_models(grid: StarGrid, log_prior: np.ndarray) -> tuple[Models, np.nda
     The order follows the content (labels, then magnitudes), so that draws do not depend on
     the order in which a file lists its models.
     """
+    labels = grid.label_table
     columns = [grid.mag[:, band] for band in range(grid.mag.shape[1])]
-    keys = [*reversed(columns), *(grid.label_table[name] for name in sorted(grid.label_table))]
+    keys = [*reversed(columns), *(labels[name] for name in sorted(labels))]
     order = np.lexsort(keys)
     models = make_models(
         grid.mag[order],
         grid.red[order],
         grid.dred[order],
         log_prior[order],
-        {name: np.nan_to_num(values[order]) for name, values in grid.label_table.items()},
+        {name: np.nan_to_num(labels[name][order]) for name in _informative(labels)},
     )
     return models, order
+
+
+def _informative(labels: Mapping[str, np.ndarray]) -> list[str]:
+    """Labels worth a summary: those that vary, and those that priors look at."""
+    needed = {*Point._fields} - {"agewt"}  # the age weight is part of the prior mass
+    varying = {name for name, values in labels.items() if np.unique(values).size > 1}
+    return [name for name in labels if name in needed or (name in varying and name != "agewt")]
 
 
 def _bounds(name: str, limits: Sequence[float]) -> tuple[float, float]:
@@ -154,29 +161,36 @@ def rv_prior(rvlim: Sequence[float], rv_gauss: Sequence[float] | None) -> Abstra
     return TruncatedNormalRv(*_gauss("rv_gauss", rv_gauss), low, high)
 
 
-def star_priors(priors: Priors, catalog: Catalog) -> tuple[StarPrior, AbstractPrior | None]:
+def star_priors(
+    priors: Priors, coords: np.ndarray, names: Collection[str] = ()
+) -> tuple[StarPrior, AbstractPrior | None]:
     """The priors of the stars, and the A_V prior of each where a dust map makes them differ.
 
-    Stars without coordinates get an exponential disk seen from within.
+    `coords`: (star, 2) Galactic l, b [deg], NaN where there are none; `names`: the labels that the
+    grid has. Stars without coordinates get an exponential disk seen from within.
     """
-    distance = _distance_prior(priors)
+    distance = _distance_prior(priors, names)
     if not priors.apply_dlabels:
         distance = WithoutLabels(distance)
     av = av_prior(priors.avlim, priors.av_gauss)
     rv = rv_prior(priors.rvlim, priors.rv_gauss)
     per_star = None
     if priors.dustfile is not None:
-        av, per_star = dust_priors(priors, catalog, float(av.low), float(av.high))
+        av, per_star = dust_priors(priors, coords, float(av.low), float(av.high))
     elif priors.lndustprior is not None:
         raise ValueError("lndustprior needs dustfile: the map that it is given")
     return StarPrior(WhereSeen(distance, ExponentialDiskDistance()), av, rv), per_star
 
 
-def _distance_prior(priors: Priors) -> AbstractPrior:
+def _distance_prior(priors: Priors, names: Collection[str]) -> AbstractPrior:
     given = priors.lngalprior
     if given is None:
         return GalacticStructure(R_solar=priors.R_solar, Z_solar=priors.Z_solar)
-    return given if isinstance(given, AbstractPrior) else CustomDistance(given)
+    if isinstance(given, AbstractPrior):
+        return given
+    hidden = () if priors.apply_dlabels else ("feh", "loga")
+    check_distance(given, tuple(n for n in TYPICAL if n in names and n not in hidden))
+    return CustomDistance(given)
 
 
 def repeat(prior: AbstractPrior, size: int) -> AbstractPrior:

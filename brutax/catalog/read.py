@@ -132,6 +132,8 @@ def _find(
     vectors = find_vectors(source.names, source.map) if not matches else None
     if vectors is not None and source.columns[vectors[0]].values.ndim == 2:
         matches = _vector_matches(source, vectors, bands, dropped, vector_bands)
+    if not matches and vector_bands is not None:  # the table has no vectors
+        matches = find_photometry(source.names, bands, source.map, dropped, source.said)
     if not matches:
         present = ", ".join(source.names.all[:30]) + (", ..." if len(source.columns) > 30 else "")
         raise CatalogError(

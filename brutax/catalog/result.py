@@ -132,7 +132,7 @@ class FitResult(Mapping):
         draws = [f"{k}_samples" for k in (*ALIASES, *self._models())]
         raise KeyError(f"no '{name}'; there are {', '.join([*self._arrays, *draws])}")
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> Any:
         array = self._resolve(name)
         return array[0] if self.single and not name.startswith("models/") else array
 
@@ -183,7 +183,7 @@ class FitResult(Mapping):
             table[new] = MaskedColumn(self._arrays[name], mask=~fitted)
         table["n_bands"] = self._arrays["obj_Nbands"]
         table["status"] = self._arrays["status"]
-        table["flags"] = [flag_names(status) for status in self._arrays["status"]]
+        table["flags"] = [flag_names(int(x)) for x in self._arrays["status"]]
         table.meta.update(
             {k: v for k, v in self.attrs.items() if isinstance(v, str) and len(v) < 2000}
         )

@@ -32,7 +32,7 @@ class Field:
 
     shape: tuple[int, ...]
     dtype: str
-    fill: float
+    fill: float | int
     what: str
 
 
@@ -84,7 +84,7 @@ def digest(*arrays: Any) -> str:
     return sha.hexdigest()[:16]
 
 
-def _fill(dataset: h5py.Dataset, value: float, rows: int = 4096) -> None:
+def _fill(dataset: h5py.Dataset, value: float | int, rows: int = 4096) -> None:
     if value != 0:
         for first in range(0, dataset.shape[0], rows):
             dataset[first : first + rows] = value
@@ -287,7 +287,7 @@ def _check_target(path: Path, size: int) -> None:
 
 
 def _reason(error: OSError) -> str:
-    if error.strerror:
+    if error.strerror and "unable to" not in error.strerror.lower():  # HDF5 says why below
         return error.strerror.lower()
     text = str(error)
     if "errno = 28" in text:

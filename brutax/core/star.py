@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 
 def _as_float(x: Any) -> Array:
@@ -49,11 +50,11 @@ class Stars(eqx.Module):
     @classmethod
     def from_fluxes(
         cls,
-        flux: np.ndarray,
-        flux_err: np.ndarray,
-        parallax: np.ndarray | None = None,
-        parallax_err: np.ndarray | None = None,
-        coords: np.ndarray | None = None,
+        flux: ArrayLike,
+        flux_err: ArrayLike,
+        parallax: ArrayLike | None = None,
+        parallax_err: ArrayLike | None = None,
+        coords: ArrayLike | None = None,
     ) -> "Stars":
         """Scales and whitens photometry [maggies] in float64 on the host.
 

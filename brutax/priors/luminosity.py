@@ -57,4 +57,4 @@ def _spline() -> tuple[np.ndarray, np.ndarray]:
     from scipy.interpolate import CubicSpline
 
     ends = ((1, _END_SLOPES[0]), (1, _END_SLOPES[1]))
-    return np.array(_KNOTS), CubicSpline(_KNOTS, _VALUES, bc_type=ends).c
+    return np.array(_KNOTS), CubicSpline(_KNOTS, _VALUES, bc_type=ends).c  # pyright: ignore[reportArgumentType]

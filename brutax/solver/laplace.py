@@ -37,7 +37,9 @@ def condition(curv: Sym3) -> Conditional:
     return Conditional(slope_eta, slope_rv, jnp.maximum(prec_av, 1e-6 * curv.aa), det2)
 
 
-def newton_step(grad: Theta, curv: Sym3, low: Scalar, high: Scalar) -> Theta:
+def newton_step(
+    grad: Theta, curv: Sym3, low: Scalar | float = -jnp.inf, high: Scalar | float = jnp.inf
+) -> Theta:
     """The step to the minimum of a quadratic whose step in A is confined to [low, high]."""
     cond = condition(curv)
     d_av = -(grad.av + cond.slope_eta * grad.eta + cond.slope_rv * grad.rv) / cond.prec_av
@@ -60,7 +62,7 @@ class TruncatedGaussian(NamedTuple):
 def laplace(point: Expansion, prior: StarPrior) -> TruncatedGaussian:
     """The Gaussian that agrees with an expansion in value, gradient and curvature."""
     low, high = prior.av.low, prior.av.high
-    step = newton_step(point.grad, point.curv, -jnp.inf, jnp.inf)
+    step = newton_step(point.grad, point.curv)
     cond = condition(point.curv)
     peak = -point.phi - 0.5 * sum(g * d for g, d in zip(point.grad, step, strict=True))
     mean = Theta(*(t + d for t, d in zip(point.theta, step, strict=True)))

@@ -150,7 +150,9 @@ def expand(theta: Theta, star: Stars, model: Models, prior: StarPrior) -> Expans
     resid_rv = (rv - mean) * inv_std
     sum_r, rr = sum_r + inv_std * resid_rv, rr + inv_std**2 + 3.0 / (prior.rv.high - prior.rv.low) ** 2
 
-    phi = 0.5 * (chi2 + resid_av**2 + resid_rv**2) - lnp - model.log_prior
+    point = model.point(dist=jnp.exp(eta), av=av, rv=rv, ell=star.ell, b=star.b)
+    phi = 0.5 * chi2 - lnp - model.log_prior
+    phi = phi - prior.av.log_prob(point) - prior.rv.log_prob(point)
     return Expansion(
         theta, phi, Theta(sum_e, sum_a, sum_r), Sym3(ee, ea, er, aa, ar, rr), chi2
     )

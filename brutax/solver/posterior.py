@@ -1,5 +1,6 @@
 """From the data of a star to its posterior: screen, draw, refine, weigh, summarise."""
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from brutax.core.star import Stars
 from brutax.solver.diagnostics import effective_size, pareto_k
@@ -190,48 +191,46 @@ def refine_survivors(
     return scores.at[index].set(log_z), captured
 
 
-def fit_star(
+class Sampled(NamedTuple):
+    """The weighted draws of a star and what follows from them."""
+
+    weighted: Weighted
+    quantiles: Float[Array, "parameter level"]
+    mean: Float[Array, " parameter"]
+    std: Float[Array, " parameter"]
+    chi2_min: Scalar
+    captured: Scalar
+
+
+def sample_star(
     star: Stars, models: Models, prior: StarPrior, key: PRNGKeyArray, settings: Settings
-) -> StarPosterior:
-    """The posterior of one star."""
+) -> Sampled:
+    """Weighted draws from the posterior of one star."""
     score = screen(star, models, prior)
     scores, captured = score.log_z, jnp.ones_like(star.unit_mag)
     if settings.survivors:
         scores, captured = refine_survivors(star, models, prior, scores, settings)
-    key_sample, key_resample = jax.random.split(key)
-    sample = _sample(star, models, prior, scores, key_sample, settings)
-    quantiles, mean, std = _summary(sample, models)
-    size = settings.n_samples
-    ess = effective_size(sample.log_weight)
-    return StarPosterior(
-        draws=_resample(sample, key_resample, settings.n_draws),
-        quantiles=quantiles,
-        mean=mean,
-        std=std,
-        log_evidence=jax.nn.logsumexp(sample.log_weight) - math.log(size),
-        log_evidence_err=jnp.sqrt(jnp.maximum(1.0 / ess - 1.0 / size, 0.0)),
-        ess=ess,
-        pareto_k=pareto_k(sample.log_weight),
-        n_samples=jnp.full_like(ess, size),
-        chi2_min=jnp.minimum(jnp.min(score.chi2), jnp.min(sample.chi2)),
-        captured=captured,
-    )
+    weighted = _sample(star, models, prior, scores, key, settings)
+    quantiles, mean, std = _summary(weighted, models)
+    chi2_min = jnp.minimum(jnp.min(score.chi2), jnp.min(weighted.chi2))
+    return Sampled(weighted, quantiles, mean, std, chi2_min, captured)
 
 
-def _fit_stars(
+@eqx.filter_jit
+def _sample_stars(
     stars: Stars,
     models: Models,
     prior: StarPrior,
     av: Any,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " star"],
     settings: Settings,
-) -> StarPosterior:
-    def fit(star: Stars, av: Any, key: PRNGKeyArray) -> StarPosterior:
-        return fit_star(star, models, StarPrior(prior.distance, av, prior.rv), key, settings)
+) -> Sampled:
+    def fit(star: Stars, av: Any, key: PRNGKeyArray) -> Sampled:
+        return sample_star(star, models, StarPrior(prior.distance, av, prior.rv), key, settings)
 
     shape = jax.eval_shape(fit, *jax.tree.map(lambda x: x[0], (stars, av, keys)))
 
-    def one(inputs: tuple) -> StarPosterior:
+    def one(inputs: tuple) -> Sampled:
         star, av, key = inputs
         # a star without photometry (padding is such a star) costs nothing
         return jax.lax.cond(
@@ -244,7 +243,52 @@ def _fit_stars(
     return jax.lax.map(one, (stars, av, keys))
 
 
-fit_stars = eqx.filter_jit(_fit_stars)
+@eqx.filter_jit
+def _conclude(
+    stars: Stars, sampled: Sampled, keys: Key[Array, " star"], n_draws: int
+) -> StarPosterior:
+    def one(inputs: tuple) -> StarPosterior:
+        star, sampled, key = inputs
+        log_weight = sampled.weighted.log_weight
+        size = log_weight.shape[0]
+        seen = jnp.any(star.weight > 0) & jnp.any(jnp.isfinite(sampled.weighted.log_z))
+        ess = effective_size(log_weight)
+        return StarPosterior(
+            draws=_resample(sampled.weighted, key, n_draws),
+            quantiles=sampled.quantiles,
+            mean=sampled.mean,
+            std=sampled.std,
+            log_evidence=jax.nn.logsumexp(log_weight) - math.log(size),
+            log_evidence_err=jnp.sqrt(jnp.maximum(1.0 / ess - 1.0 / size, 0.0)),
+            ess=ess,
+            pareto_k=pareto_k(log_weight),
+            n_samples=jnp.where(seen, size, 0),
+            chi2_min=sampled.chi2_min,
+            captured=sampled.captured,
+        )
+
+    return jax.lax.map(one, (stars, sampled, keys))
+
+
+def fit_stars(
+    stars: Stars,
+    models: Models,
+    prior: StarPrior,
+    av: Any,
+    keys: Key[Array, " star"],
+    settings: Settings,
+) -> StarPosterior:
+    """The posteriors of a batch of stars.
+
+    `av` is the A_V prior of each star, a pytree with a leading axis (that of `prior` is not
+    used); `keys` one random key per star. A star without photometry has `n_samples` 0 and
+    meaningless finite numbers. Returns before the work is done.
+    """
+    keys = jax.vmap(jax.random.split)(keys)
+    sampled = _sample_stars(
+        stars, models, prior, av, keys[:, 0], dataclasses.replace(settings, n_draws=0)
+    )
+    return _conclude(stars, sampled, keys[:, 1], settings.n_draws)
 
 
 def survivor_margin(n_models: int) -> float:

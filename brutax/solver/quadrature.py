@@ -8,6 +8,7 @@ of target / Gaussian over a fixed set of nodes.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from brutax.core.star import Stars
 from brutax.solver.importance import log_density, place
@@ -37,7 +38,7 @@ def quadrature_log_z(
     dtype = gauss.log_z.dtype
     u, z, log_weight = (jnp.asarray(x, dtype=dtype) for x in _rule())
 
-    def one(u: Scalar, z: Scalar, log_weight: Scalar) -> Scalar:
+    def one(u: Scalar, z: Float[Array, "2"], log_weight: Scalar) -> Scalar:
         theta = place(gauss, u, z, jnp.ones_like(u))
         ratio = log_target(theta, star, model, prior) - log_density(theta, gauss, 1.0)
         return ratio + log_weight

@@ -4,6 +4,7 @@ from types import ModuleType
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import jax.scipy.special as jax_special
 import numpy as np

@@ -104,7 +104,7 @@ def _inverse(xp: Any, A: Any) -> Any:
     return xp.where(regular, inverse, xp.inf)
 
 
-def _regular_inverse(xp: Any, A: Any, threshold: float) -> Any:
+def _regular_inverse(xp: Any, A: Any, threshold: Any) -> Any:
     variance = xp.maximum(xp.diagonal(A, axis1=-2, axis2=-1), 1e-30)
     deviation = xp.sqrt(variance)
     N = 0.5 * (A + xp.swapaxes(A, -1, -2)) / deviation[..., :, None] / deviation[..., None, :]

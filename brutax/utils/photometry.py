@@ -198,7 +198,7 @@ def _chi_square(xp: ModuleType, flux: Any, err: Any, mfluxes: Any, seen: Any) ->
     return total
 
 
-def _log_ranges(xp: ModuleType, value: Any, err: Any, seen: Any, nsigma: float) -> Any:
+def _log_ranges(xp: ModuleType, value: Any, err: Any, seen: Any, nsigma: Any) -> Any:
     """Sum over the observed columns of ln(range of the column), (object,)."""
     reach = nsigma * xp.where(seen, err, 1.0)
     value = xp.where(seen, value, 0.0)

@@ -5,6 +5,7 @@ import warnings
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import jax.scipy.special as jsp
 import numpy as np

@@ -1,0 +1,41 @@
+# make demo   fits mock stars with demonstration models and writes the folder demo/
+# make test   runs all tests, in both precisions
+# make lint   checks style and types
+# make clean  removes what the others made
+#
+# Everything is installed into .venv, which needs Python 3.11 or later and the network, once.
+# `make PYTHON=python3.12 demo` chooses the interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed-all
+	$(BIN)/brutax demo -o demo
+
+test: $(VENV)/.installed-dev
+	JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q
+	JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+clean:
+	rm -rf demo build dist .ruff_cache .pytest_cache
+	rm -f $(VENV)/.installed-*
+	find brutax tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# the package is installed as a link to this folder, so that only its metadata call for a new one
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "brutax needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

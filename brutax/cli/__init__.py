@@ -1,0 +1,3 @@
+"""The command `brutax`: fit, mock, info, demo."""
+
+from brutax.cli.app import main as main

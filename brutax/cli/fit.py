@@ -1,0 +1,240 @@
+"""`brutax fit`: a table of stars in, a file of posteriors out."""
+
+import argparse
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import jax
+import numpy as np
+
+from brutax.analysis import fit, progress_bar
+from brutax.catalog import Catalog, FitResult, read_stars
+from brutax.cli import report
+from brutax.cli.options import (
+    DEMO,
+    DEMO_WARNING,
+    UsageError,
+    grid_from,
+    mapping,
+    names,
+    pair,
+    rows,
+    units,
+    writable,
+)
+from brutax.cli.tables import check_format, write_table
+from brutax.core import StarGrid
+from brutax.data import load_offsets
+
+NAME = "fit"
+HELP = "posteriors for a table of stars; a run that was stopped goes on where it was"
+EXAMPLE = "brutax fit stars.csv --grid grid.h5 -o posterior.h5 --summary summary.fits"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("stars", help="table of stars: CSV, ECSV, FITS, VOTable, Parquet or HDF5")
+    add("-g", "--grid", required=True, help="HDF5 file of models, or `demo`")
+    add("-o", "--output", required=True, help="HDF5 file of posteriors, made or continued")
+    add("--summary", metavar="TABLE", help="one row per star: .csv .ecsv .fits .parquet .vot")
+    add("--figure", metavar="IMAGE", help="A_V against distance: .png .pdf .svg")
+    add("--overwrite", action="store_true", help="replace the output instead of continuing it")
+
+    add = parser.add_argument_group("the table").add_argument
+    add("--bands", type=names, metavar="A,B,...", help="bands to use (default: all there are)")
+    add(
+        "--map",
+        action="append",
+        metavar="OURS=COLUMN",
+        help="column of a band, <band>_err, parallax, parallax_err, l, b, ra, dec; `OURS=` leaves "
+        "it out; repeat for more",
+    )
+    add(
+        "--units",
+        action="append",
+        metavar="UNIT|KEY=UNIT",
+        help="mag, maggies, Jy, ... of the photometry, or e.g. parallax=arcsec; repeat for more",
+    )
+    add("--dataset", metavar="NAME", help="table in a file of several")
+    add("--id", metavar="COLUMN", help="column of identifiers, or `row` for row numbers")
+    add("--rows", type=rows, metavar="FIRST:LAST", help="fit these rows only, counted from 0")
+    add("--error-floor", type=float, default=0.0, metavar="MAG", help="added in quadrature [0]")
+    add("--offsets", metavar="FILE", help="multiplicative offsets: band and factor per line")
+
+    add = parser.add_argument_group("priors").add_argument
+    add("--avlim", type=pair, default=(0.0, 20.0), metavar="LOW,HIGH", help="of A_V [0,20 mag]")
+    add("--av-gauss", type=pair, metavar="MEAN,STD", help="of A_V (default: uniform)")
+    add("--rvlim", type=pair, default=(1.0, 8.0), metavar="LOW,HIGH", help="of R_V [1,8]")
+    add("--rv-gauss", type=pair, default=(3.32, 0.18), metavar="MEAN,STD", help="[3.32,0.18]")
+
+    add = parser.add_argument_group("the computation").add_argument
+    add("--n-draws", type=int, default=250, metavar="N", help="draws kept per star [250]")
+    add("--seed", type=int, default=0, metavar="N", help="same seed, same draws [0]")
+    add("--method", default="auto", choices=("auto", "fast", "reference"), help="[auto]")
+    add("--batch-size", type=int, default=64, metavar="N", help="stars at once [64]")
+    add("--float64", action="store_true", help="double precision")
+
+
+def run(args: argparse.Namespace) -> None:
+    summary, figure = writable(args.summary, "--summary"), writable(args.figure, "--figure")
+    check_format(summary)
+    if figure is not None:
+        check_figure(figure)
+    if args.float64:
+        jax.config.update("jax_enable_x64", True)
+    grid = grid_from(args.grid, args.bands)
+    say(args, f"{args.stars}:")
+    stars = read(args, grid)
+    if args.grid == DEMO:
+        warn_of_demo()
+    watch = Watch(args.quiet)
+    output = Path(args.output)
+    result = watched_fit(
+        watch,
+        output,
+        stars,
+        grid,
+        n_draws=args.n_draws,
+        seed=args.seed,
+        method=args.method,
+        batch_size=args.batch_size,
+        avlim=args.avlim,
+        av_gauss=args.av_gauss,
+        rvlim=args.rvlim,
+        rv_gauss=args.rv_gauss,
+        overwrite=args.overwrite,
+    )
+    written = [("posteriors", result.path or output)]
+    if summary is not None:
+        write_table(result.table(), summary)
+        written.append(("summary", summary))
+    if figure is not None and draw(result, figure):
+        written.append(("figure", figure))
+    if not args.quiet:
+        print(watch.report(result))
+        print_files(written)
+
+
+def read(args: argparse.Namespace, grid: StarGrid) -> Catalog:
+    """The stars, or some rows of them."""
+    system = grid.band_system
+    stars = read_stars(
+        args.stars,
+        grid.bands,
+        map=mapping(args.map),
+        units=units(args.units),
+        dataset=args.dataset,
+        source_id=args.id,
+        require_bands=grid.bands if args.bands else (),
+        vector_bands=args.bands,
+        error_floor=args.error_floor,
+        phot_offsets=args.offsets and load_offsets(args.offsets, grid.bands),
+        band_system=None if system is None else dict(zip(grid.bands, system, strict=True)),
+    )
+    if args.rows is None:
+        return stars
+    some = stars.select(args.rows)
+    if not len(some):
+        raise UsageError(f"--rows {args.rows.start}:{args.rows.stop} of {len(stars)} stars: none")
+    return some
+
+
+class Watch:
+    """Follows a fit: shows its progress, and times it."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.start = time.perf_counter()
+        self.done_before = 0
+        self.marks: list[tuple[float, int]] = []  # (time, stars) of every batch
+
+    def __call__(self, counts: Iterator[int], total: int, done: int) -> Iterable[int]:
+        self.done_before = done
+        shown = counts if self.quiet or total == done else progress_bar(counts, total, done)
+        for count in shown:
+            self.marks.append((time.perf_counter(), count))
+            yield count
+
+    def report(self, result: FitResult) -> str:
+        status = np.atleast_1d(result["status"])
+        wall = time.perf_counter() - self.start
+        new = sum(count for _, count in self.marks)
+        before = f", {self.done_before:,} of them in earlier runs" if self.done_before else ""
+        lines = [f"fitted {report.fitted(status):,} of {status.size:,} stars{before}"]
+        pace = f"    {report.duration(wall)}"
+        if new:
+            pace += f", {new / wall:.3g} stars/s"
+        if len(self.marks) > 1:
+            (first, some), (last, _) = self.marks[0], self.marks[-1]
+            pace += f" ({(new - some) / max(last - first, 1e-9):.3g} after the first batch)"
+        lines.append(f"{pace}, {report.peak_memory()} of memory at most")
+        return "\n".join([*lines, *report.flag_lines(status)])
+
+
+def watched_fit(
+    watch: Watch, output: Path, stars: Catalog, grid: StarGrid, **options: Any
+) -> FitResult:
+    """Fits, and says how many stars are safe if the user stops it."""
+    try:
+        return fit(stars, grid, output, progress=watch, **options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted; {saved(output):,} stars are saved, run the same command to continue"
+        ) from None
+
+
+def saved(path: Path) -> int:
+    """How many stars of a posterior file are done."""
+    try:
+        with h5py.File(path, "r") as file:
+            done: Any = file["done"]
+            return int(np.count_nonzero(done[:]))
+    except (OSError, KeyError):
+        return 0
+
+
+def check_figure(path: Path) -> None:
+    """Refuses an image that could not be drawn or saved."""
+    from brutax.plotting._style import pyplot
+
+    known = pyplot().figure().canvas.get_supported_filetypes()
+    pyplot().close()
+    if path.suffix.lower().lstrip(".") not in known:
+        raise UsageError(f"{path}: images are written as {', '.join(sorted(known))}")
+
+
+def draw(result: FitResult, path: Path) -> bool:
+    """Saves A_V against distance, if there is anything to show."""
+    from brutax.plotting import distance_extinction
+
+    try:
+        figure, _ = distance_extinction(result)
+    except ValueError as error:
+        warn(f"no figure: {error}")
+        return False
+    figure.savefig(path)
+    return True
+
+
+def warn(text: str) -> None:
+    import logging
+
+    logging.getLogger("brutax").warning("%s", text)
+
+
+def warn_of_demo() -> None:
+    warn(DEMO_WARNING)
+
+
+def say(args: argparse.Namespace, text: str) -> None:
+    if not args.quiet:
+        print(text, flush=True)
+
+
+def print_files(files: list[tuple[str, Path]]) -> None:
+    width = max(len(what) for what, _ in files)
+    for what, path in files:
+        print(f"    {what:<{width}}  {path}  ({report.size(path.stat().st_size)})")

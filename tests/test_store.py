@@ -1,0 +1,209 @@
+"""Posterior files: durable, resumable, and clear about what is wrong with them."""
+
+import h5py
+import numpy as np
+import pytest
+
+from brutax.analysis import BruteForce, Options, Output, Priors
+from brutax.catalog import FitResult, PosteriorStore, StoreError
+from brutax.catalog import store as store_module
+
+
+@pytest.fixture(scope="module")
+def fitted(small_grid, small_stars, tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "all.h5"
+    BruteForce(small_grid).fit_catalog(small_stars, output=Output(path=path, verbose=False))
+    return path
+
+
+def fit(grid, stars, path, options=None, priors=None, **output):
+    return BruteForce(grid).fit_catalog(
+        stars, options, priors, Output(path=path, verbose=False, **output)
+    )
+
+
+def datasets(path):
+    with h5py.File(path) as file:
+        out = {}
+        file.visititems(
+            lambda name, item: out.update({name: item[()]}) if hasattr(item, "dtype") else None
+        )
+        return out
+
+
+class Stop(Exception):
+    pass
+
+
+def stopping_after(n):
+    def progress(counts, total, done):
+        for k, count in enumerate(counts):
+            if k == n:
+                raise Stop
+            yield count
+
+    return progress
+
+
+def test_layout_is_that_of_brutus(fitted, small_stars):
+    n, d = len(small_stars), 250
+    expected = {
+        "model_idx": ((n, d), "int32"), "ml_scale": ((n, d), "float32"),
+        "ml_av": ((n, d), "float32"), "ml_rv": ((n, d), "float32"),
+        "ml_cov_sar": ((n, d, 3, 3), "float32"), "obj_log_post": ((n, d), "float32"),
+        "obj_log_evid": ((n,), "float32"), "obj_chi2min": ((n,), "float32"),
+        "obj_Nbands": ((n,), "int16"), "mc_ess": ((n, d), "float32"),
+        "samps_dist": ((n, d), "float32"), "samps_red": ((n, d), "float32"),
+        "samps_dred": ((n, d), "float32"), "samps_logp": ((n, d), "float32"),
+    }
+    with h5py.File(fitted) as file:
+        for name, (shape, dtype) in expected.items():
+            assert file[name].shape == shape and file[name].dtype == dtype, name
+        assert (file["labels"][:] == small_stars.source_id).all()
+
+
+def test_numbers_of_the_modes_are_consistent(fitted):
+    result = FitResult.load(fitted)
+    ok = result.fitted & (result["obj_Nbands"] >= 5)
+    cov = result["ml_cov_sar"][ok].astype(float)
+    np.testing.assert_allclose(cov, np.swapaxes(cov, -1, -2), rtol=1e-4, atol=1e-12)
+    scaled = cov / np.sqrt(
+        np.einsum("...i,...j->...ij", *[np.diagonal(cov, axis1=-2, axis2=-1)] * 2)
+    )
+    assert np.linalg.eigvalsh(scaled).min() > -1e-4
+    # the draws scatter around the modes by about their widths
+    scale = result["samps_dist"][ok] ** -2.0
+    pull = (scale - result["ml_scale"][ok]) / np.sqrt(cov[..., 0, 0])
+    assert 0.5 < np.std(pull) < 2.0
+    assert (result["mc_ess"][ok] >= 1 - 1e-4).all()
+    np.testing.assert_allclose(result["samps_weight"][ok].sum(axis=1), 1, rtol=1e-5)
+
+
+def test_an_interrupted_run_continues_to_the_same_file(
+    fitted, small_grid, small_stars, tmp_path
+):
+    path = tmp_path / "broken.h5"
+    for n in (0, 0):
+        with pytest.raises(Stop):
+            fit(small_grid, small_stars, path, Options(batch_size=8),
+                progress=stopping_after(n))
+    partial = FitResult.load(path)
+    assert 0 < len(partial) < len(small_stars)
+    assert partial.attrs["unfinished"] == len(small_stars) - len(partial)
+    fit(small_grid, small_stars, path, Options(batch_size=8))
+    ours, whole = datasets(path), datasets(fitted)
+    assert ours.keys() == whole.keys()
+    for name in whole:
+        np.testing.assert_array_equal(ours[name], whole[name], err_msg=name)
+
+
+def test_a_finished_file_is_left_alone(fitted, small_grid, small_stars):
+    before = fitted.read_bytes()
+    assert fit(small_grid, small_stars, fitted) == str(fitted)
+    assert fitted.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"options": Options(seed=3)}, "seed was 0, now 3"),
+        ({"options": Options(n_draws=100)}, "n_draws was 250, now 100"),
+        ({"priors": Priors(avlim=(0.0, 6.0))}, "priors"),
+        ({"priors": Priors(R_solar=8.0)}, "priors"),
+        ({"priors": Priors(apply_grad=False)}, "model prior"),
+        ({"save_draws": False}, "save_draws"),
+    ],
+)
+def test_another_fit_is_refused_by_name(fitted, small_grid, small_stars, change, named):
+    with pytest.raises(StoreError, match="another fit") as error:
+        fit(small_grid, small_stars, fitted, **change)
+    assert named in str(error.value) and "overwrite" in str(error.value)
+
+
+def test_other_stars_or_another_grid_are_refused(fitted, small_grid, small_stars):
+    with pytest.raises(StoreError, match="stars was"):
+        fit(small_grid, small_stars.select(np.arange(20)), fitted)
+    with pytest.raises(StoreError, match="grid was"):
+        fit(small_grid.select(rows=np.arange(1000)), small_stars, fitted)
+
+
+def test_overwrite_replaces(small_grid, small_stars, tmp_path):
+    path = tmp_path / "a.h5"
+    some = small_stars.select(np.arange(3))
+    fit(small_grid, some, path)
+    fit(small_grid, some, path, Options(seed=9), overwrite=True)
+    assert '"seed": 9' in h5py.File(path).attrs["fingerprint"]
+
+
+def test_without_draws_only_summaries_are_kept(small_grid, small_stars, tmp_path):
+    path = fit(small_grid, small_stars.select(np.arange(3)), tmp_path / "b.h5", save_draws=False)
+    result = FitResult.load(path)
+    assert "samps_dist" not in list(result) and np.isfinite(result["summary_mean"]).all()
+    with pytest.raises(StoreError, match="without draws"):
+        result.draws(0)
+
+
+def test_bad_targets_are_named(small_grid, small_stars, tmp_path):
+    some = small_stars.select(np.arange(2))
+    with pytest.raises(StoreError, match="folder .* does not exist"):
+        fit(small_grid, some, tmp_path / "no" / "x.h5")
+    (tmp_path / "dir.h5").mkdir()
+    with pytest.raises(StoreError, match="is a folder"):
+        fit(small_grid, some, tmp_path / "dir.h5", overwrite=True)
+    text = tmp_path / "text.h5"
+    text.write_text("hello")
+    with pytest.raises(StoreError, match="not an HDF5 file"):
+        fit(small_grid, some, text)
+    foreign = tmp_path / "foreign.h5"
+    with h5py.File(foreign, "w") as file:
+        file["x"] = [1]
+    with pytest.raises(StoreError, match="not written by brutax"):
+        fit(small_grid, some, foreign)
+    with pytest.raises(StoreError, match="not a posterior file"):
+        FitResult.load(foreign)
+    with pytest.raises(StoreError, match="does not exist"):
+        FitResult.load(tmp_path / "nothing.h5")
+
+
+def test_a_truncated_file_is_named(fitted, tmp_path, small_grid, small_stars):
+    path = tmp_path / "cut.h5"
+    path.write_bytes(fitted.read_bytes()[:5000])
+    for attempt in (FitResult.load, lambda p: fit(small_grid, small_stars, p)):
+        with pytest.raises(StoreError, match="truncated"):
+            attempt(path)
+
+
+def test_a_full_disk_is_found_before_the_work(monkeypatch, small_grid, small_stars, tmp_path):
+    class Full:
+        f_bavail, f_frsize = 10, 4096
+
+    monkeypatch.setattr(store_module.os, "statvfs", lambda path: Full())
+    with pytest.raises(StoreError, match="MB free"):
+        fit(small_grid, small_stars, tmp_path / "x.h5")
+
+
+def test_a_disk_that_fills_up_loses_nothing(fitted, small_stars, tmp_path, monkeypatch):
+    copy = tmp_path / "full.h5"
+    copy.write_bytes(fitted.read_bytes())
+    with h5py.File(copy, "r+") as file:
+        file["done"][5:] = 0
+        fingerprint = __import__("json").loads(file.attrs["fingerprint"])
+    store = PosteriorStore.resume(copy, fingerprint)
+    assert store.todo().tolist() == list(range(5, len(small_stars)))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store_module, "_sync", full)
+    with store, pytest.raises(StoreError, match="no space left.*are safe"):
+        store.append(np.array([5]), {"samps_dist": np.ones((1, 250))})
+    assert len(FitResult.load(copy)) == 5
+
+
+def test_provenance_is_complete(fitted, small_grid):
+    attrs = FitResult.load(fitted).attrs
+    text = attrs["fingerprint"]
+    for word in ("grid", "bands", "priors", "seed", "n_draws", "precision"):
+        assert f'"{word}"' in text
+    assert small_grid.hash in text and "GalacticStructure" in text
+    assert "jax" in attrs["versions"] and attrs["brutax_version"]
