@@ -126,7 +126,7 @@ def main() -> None:
         table(("", *first), [(k, *v.values()) for k, v in alike[name].items()])
     jump = steps(result, good)
     print(
-        f"\nmedian A_V {jump['av_front']:.2f} in front of the clouds ({jump['stars_front']} stars), "
+        f"\nmedian A_V {jump['av_front']:.2f} before the clouds ({jump['stars_front']} stars), "
         f"{jump['av_behind']:.2f} behind ({jump['stars_behind']})"
     )
     save_figure(figure(result, good), "orion")

@@ -23,9 +23,9 @@ MODULES = """
 import importlib.metadata, json, sys
 before = set(sys.modules)
 import brutax
-tops = {name.split(".")[0] for name in set(sys.modules) - before}
+tops = {name.split(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
 owners = importlib.metadata.packages_distributions()
-print(json.dumps(sorted({d for t in tops - set(sys.stdlib_module_names) for d in owners.get(t, [])})))
+print(json.dumps(sorted({owner for top in tops for owner in owners.get(top, [])})))
 """
 
 FIRST = """

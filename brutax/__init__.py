@@ -1,8 +1,8 @@
 """Exact posteriors of stars over grids of stellar models, on CPUs and GPUs.
 
-    import brutax
-    result = brutax.fit("stars.csv", "grid.h5", "posterior.h5")
-    result.table()
+import brutax
+result = brutax.fit("stars.csv", "grid.h5", "posterior.h5")
+result.table()
 """
 
 from importlib.metadata import version as _version

@@ -58,11 +58,12 @@ def test_optimum_is_at_least_that_of_brutus(x64, fitter, star):
 
 
 def test_fisher_matrix_is_that_of_brutus_at_the_same_point(x64, fitter, star):
-    from brutax.priors import TruncatedNormalRv, UniformAv
-    from brutax.solver import Models, StarPrior, Theta, fisher_sar
+    import jax.numpy as jnp
+
     from brutax.analysis.gridpost import FlatDistance
     from brutax.core import Stars
-    import jax.numpy as jnp
+    from brutax.priors import TruncatedNormalRv, UniformAv
+    from brutax.solver import Models, StarPrior, Theta, fisher_sar
 
     theta = Theta(
         jnp.asarray(-0.5 * np.log(BRUTUS["scale"][0])),
@@ -70,9 +71,7 @@ def test_fisher_matrix_is_that_of_brutus_at_the_same_point(x64, fitter, star):
         jnp.asarray(BRUTUS["rv"][0]),
     )
     prior = StarPrior(FlatDistance(-1.0), UniformAv(), TruncatedNormalRv())
-    info = fisher_sar(
-        theta, Stars.from_fluxes(star[0], star[1]), Models(*COEFFS.T, 0.0, {}), prior
-    )
+    info = fisher_sar(theta, Stars.from_fluxes(star[0], star[1]), Models(*COEFFS.T, 0.0, {}), prior)
     expected = [
         [9331.186972933423, -4337.804293386882, -30.09264250830218],
         [-4337.804293386882, 2238.946943031661, -4.366031255363787],
@@ -110,8 +109,13 @@ def test_integer_masks_are_masks(x64, fitter, star):
 
 def test_masses_do_not_depend_on_the_number_of_draws(x64, fitter, star):
     results = fitter.loglike_grid(*star, return_vals=True, dim_prior=False)
-    kw = {"parallax": 0.75, "parallax_err": 0.05, "coord": (90.0, 20.0), "wt_thresh": None,
-          "cdf_thresh": None}
+    kw = {
+        "parallax": 0.75,
+        "parallax_err": 0.05,
+        "coord": (90.0, 20.0),
+        "wt_thresh": None,
+        "cdf_thresh": None,
+    }
     few = fitter.logpost_grid(results, Nmc_prior=400, rstate=1, **kw)
     many = fitter.logpost_grid(results, Nmc_prior=8000, rstate=2, **kw)
     np.testing.assert_allclose(few.lnp, many.lnp, atol=0.05)
@@ -119,8 +123,15 @@ def test_masses_do_not_depend_on_the_number_of_draws(x64, fitter, star):
     assert few.cov_sar.shape == (3, 3, 3) and (few.av_mc >= 0).all()
     # the evidence of the whole fit is the sum of the masses
     fit = fitter.fit(
-        star[0], star[1], units="maggies", parallax=0.75, parallax_err=0.05,
-        data_coords=(90.0, 20.0), lnprior=np.zeros(3), apply_grad=False, n_samples=1000,
+        star[0],
+        star[1],
+        units="maggies",
+        parallax=0.75,
+        parallax_err=0.05,
+        data_coords=(90.0, 20.0),
+        lnprior=np.zeros(3),
+        apply_grad=False,
+        n_samples=1000,
     )
     sigma = 0.5 * np.log(2 * np.pi * 0.05**2)
     total = np.logaddexp.reduce(many.lnp) - sigma
@@ -131,7 +142,9 @@ def test_models_are_kept_by_mass(x64, fitter, star):
     results = fitter.loglike_grid(*star, return_vals=True)
     assert fitter.logpost_grid(results, wt_thresh=0.1).sel.tolist() == [1]
     assert fitter.logpost_grid(results, wt_thresh=None, cdf_thresh=2e-3).sel.tolist() in (
-        [1], [0, 1])
+        [1],
+        [0, 1],
+    )
     assert fitter.logpost_grid(results, wt_thresh=None, cdf_thresh=None).sel.size == 3
     part = fitter.loglike_grid(*star, return_vals=True, indices=[1, 2])
     assert fitter.logpost_grid(part, wt_thresh=0.1).sel.tolist() == [1]

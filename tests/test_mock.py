@@ -65,7 +65,8 @@ def test_draws_follow_the_prior(grid):
 
 
 def test_noise_has_the_stated_size(grid):
-    table = mock_catalog(grid, 3000, error=[0.01, 0.02, 0.03, 0.04, 0.05], parallax_error=0.1)
+    errors = [0.01, 0.02, 0.03, 0.04, 0.05]
+    table = mock_catalog(grid, 3000, coords=(70.0, 8.0), error=errors, parallax_error=0.1)
     model = np.asarray(table["true_model"])
     for i, band in enumerate(BANDS):
         reddening = grid.red[model, i] + np.asarray(table["true_rv"]) * grid.dred[model, i]
@@ -82,7 +83,7 @@ def test_noise_has_the_stated_size(grid):
 
 
 def test_missing_magnitudes_leave_four(grid):
-    table = mock_catalog(grid, 400, missing=0.5)
+    table = mock_catalog(grid, 400, coords=(70.0, 8.0), missing=0.5)
     gone = np.stack([np.ma.getmaskarray(table[band]) for band in BANDS], axis=1)
     assert gone.sum(axis=1).max() == 1 and 0.3 < gone.any(axis=1).mean()
     assert np.array_equal(np.isnan(read_stars(table, BANDS).flux), gone)

@@ -72,9 +72,7 @@ def test_seed_and_source_id_decide_the_draws(result, small_grid, small_stars):
     some = small_stars.select(np.arange(5))
     other = BruteForce(small_grid).fit_catalog(some, Options(seed=1), output=QUIET)
     assert (other["samps_dist"][0] != result["samps_dist"][0]).any()
-    np.testing.assert_allclose(
-        other["obj_log_evid"][:3], result["obj_log_evid"][:3], atol=0.05
-    )
+    np.testing.assert_allclose(other["obj_log_evid"][:3], result["obj_log_evid"][:3], atol=0.05)
     a, b = star_keys(0, np.array([1, 2])), star_keys(0, np.array([2, 1]))
     assert (a[0] == b[1]).all() and (a[0] != a[1]).any()
     text = hash_ids(np.array(["a", "b"]))
@@ -85,12 +83,20 @@ def test_seed_and_source_id_decide_the_draws(result, small_grid, small_stars):
 def test_four_times_brighter_is_half_as_far(result, small_grid, small_stars):
     some = small_stars.select(np.arange(3))
     near = make_catalog(
-        4 * some.flux, 4 * some.flux_err, some.bands, parallax=2 * some.parallax,
-        parallax_err=2 * some.parallax_err, source_id=some.source_id,
+        4 * some.flux,
+        4 * some.flux_err,
+        some.bands,
+        parallax=2 * some.parallax,
+        parallax_err=2 * some.parallax_err,
+        source_id=some.source_id,
     )
     far = make_catalog(
-        some.flux, some.flux_err, some.bands, parallax=some.parallax,
-        parallax_err=some.parallax_err, source_id=some.source_id,
+        some.flux,
+        some.flux_err,
+        some.bands,
+        parallax=some.parallax,
+        parallax_err=some.parallax_err,
+        source_id=some.source_id,
     )
     from brutax.priors import AbstractPrior, Point
 
@@ -105,8 +111,13 @@ def test_four_times_brighter_is_half_as_far(result, small_grid, small_stars):
     some_coords = np.array([[10.0, 10.0]] * 3)
     near, far = (
         make_catalog(
-            c.flux, c.flux_err, c.bands, parallax=c.parallax, parallax_err=c.parallax_err,
-            coords=some_coords, source_id=c.source_id,
+            c.flux,
+            c.flux_err,
+            c.bands,
+            parallax=c.parallax,
+            parallax_err=c.parallax_err,
+            coords=some_coords,
+            source_id=c.source_id,
         )
         for c in (near, far)
     )
@@ -171,8 +182,8 @@ def test_models_older_than_the_galaxy_are_flagged(small_grid, small_stars):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"n_draws": 0}, {"n_samples": 3}, {"batch_size": 0}, {"method": "magic"},
-              {"seed": -1}]
+    "wrong",
+    [{"n_draws": 0}, {"n_samples": 3}, {"batch_size": 0}, {"method": "magic"}, {"seed": -1}],
 )
 def test_options_are_checked(wrong):
     with pytest.raises(ValueError):

@@ -27,13 +27,9 @@ from brutax.solver.screen import score_model, start
 
 # compiled once for all tests of a precision
 target = eqx.filter_jit(log_target)
-gradient = eqx.filter_jit(
-    lambda theta, *rest: jax.grad(lambda t: -log_target(t, *rest))(theta)
-)
+gradient = eqx.filter_jit(lambda theta, *rest: jax.grad(lambda t: -log_target(t, *rest))(theta))
 expansion = eqx.filter_jit(expand)
-optimum = eqx.filter_jit(
-    lambda *data, steps: refine(start(*data), *data, steps=steps)
-)
+optimum = eqx.filter_jit(lambda *data, steps: refine(start(*data), *data, steps=steps))
 gaussian = eqx.filter_jit(lambda *data: laplace(refine(start(*data), *data), data[2]))
 quadrature = eqx.filter_jit(quadrature_log_z)
 score = eqx.filter_jit(score_model)
@@ -156,9 +152,9 @@ def integral(star, model, prior):
         np.linspace(gauss.mean.rv - 8 * width[2], gauss.mean.rv + 8 * width[2], 61),
     ]
     grid = np.meshgrid(*axes, indexing="ij")
-    density = jax.jit(
-        jax.vmap(lambda *t: log_target(Theta(*t), star, model, prior))
-    )(*(jnp.asarray(g.ravel()) for g in grid))
+    density = jax.jit(jax.vmap(lambda *t: log_target(Theta(*t), star, model, prior)))(
+        *(jnp.asarray(g.ravel()) for g in grid)
+    )
     top = float(jnp.max(density))
     cube = np.exp(np.asarray(density).reshape(grid[0].shape) - top)
     for axis in axes[::-1]:
@@ -168,8 +164,12 @@ def integral(star, model, prior):
 
 @pytest.mark.parametrize(
     "av, err, parallax",
-    [(0.7, 0.02, (0.8, 0.1)), (0.0, 0.03, (np.nan, np.nan)), (0.0, 0.1, (0.5, 0.4)),
-     (3.0, 0.05, (0.77, 0.005))],
+    [
+        (0.7, 0.02, (0.8, 0.1)),
+        (0.0, 0.03, (np.nan, np.nan)),
+        (0.0, 0.1, (0.5, 0.4)),
+        (3.0, 0.05, (0.77, 0.005)),
+    ],
 )
 def test_model_mass_is_the_integral(x64, av, err, parallax):
     star, _ = make_star(av=av, err=err, parallax=parallax)

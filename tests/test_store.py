@@ -48,13 +48,20 @@ def stopping_after(n):
 def test_layout_is_that_of_brutus(fitted, small_stars):
     n, d = len(small_stars), 250
     expected = {
-        "model_idx": ((n, d), "int32"), "ml_scale": ((n, d), "float32"),
-        "ml_av": ((n, d), "float32"), "ml_rv": ((n, d), "float32"),
-        "ml_cov_sar": ((n, d, 3, 3), "float32"), "obj_log_post": ((n, d), "float32"),
-        "obj_log_evid": ((n,), "float32"), "obj_chi2min": ((n,), "float32"),
-        "obj_Nbands": ((n,), "int16"), "mc_ess": ((n, d), "float32"),
-        "samps_dist": ((n, d), "float32"), "samps_red": ((n, d), "float32"),
-        "samps_dred": ((n, d), "float32"), "samps_logp": ((n, d), "float32"),
+        "model_idx": ((n, d), "int32"),
+        "ml_scale": ((n, d), "float32"),
+        "ml_av": ((n, d), "float32"),
+        "ml_rv": ((n, d), "float32"),
+        "ml_cov_sar": ((n, d, 3, 3), "float32"),
+        "obj_log_post": ((n, d), "float32"),
+        "obj_log_evid": ((n,), "float32"),
+        "obj_chi2min": ((n,), "float32"),
+        "obj_Nbands": ((n,), "int16"),
+        "mc_ess": ((n, d), "float32"),
+        "samps_dist": ((n, d), "float32"),
+        "samps_red": ((n, d), "float32"),
+        "samps_dred": ((n, d), "float32"),
+        "samps_logp": ((n, d), "float32"),
     }
     with h5py.File(fitted) as file:
         for name, (shape, dtype) in expected.items():
@@ -79,14 +86,11 @@ def test_numbers_of_the_modes_are_consistent(fitted):
     np.testing.assert_allclose(result["samps_weight"][ok].sum(axis=1), 1, rtol=1e-5)
 
 
-def test_an_interrupted_run_continues_to_the_same_file(
-    fitted, small_grid, small_stars, tmp_path
-):
+def test_an_interrupted_run_continues_to_the_same_file(fitted, small_grid, small_stars, tmp_path):
     path = tmp_path / "broken.h5"
     for n in (0, 0):
         with pytest.raises(Stop):
-            fit(small_grid, small_stars, path, Options(batch_size=8),
-                progress=stopping_after(n))
+            fit(small_grid, small_stars, path, Options(batch_size=8), progress=stopping_after(n))
     partial = FitResult.load(path)
     assert 0 < len(partial) < len(small_stars)
     assert partial.attrs["unfinished"] == len(small_stars) - len(partial)

@@ -16,7 +16,7 @@ import numpy as np
 
 from brutax.analysis.options import Priors
 from brutax.priors import AbstractPrior, Point, dust_profile
-
+from brutax.utils import as_float
 
 # labels that a Galactic prior is given where the grid has them, and values to try it on
 TYPICAL = {"mini": 1.0, "eep": 350.0, "feh": -0.2, "loga": 9.7}
@@ -53,9 +53,7 @@ def call(
     @jax.custom_jvp
     def opaque(main: Any, ell: Any, b: Any, *values: Any) -> Any:
         shape = jax.ShapeDtypeStruct(jnp.shape(main), main.dtype)
-        return jax.pure_callback(
-            host, shape, main, ell, b, *values, vmap_method="broadcast_all"
-        )
+        return jax.pure_callback(host, shape, main, ell, b, *values, vmap_method="broadcast_all")
 
     @opaque.defjvp
     def flat(primals: tuple, tangents: tuple) -> tuple:
@@ -106,8 +104,8 @@ class CustomAv(AbstractPrior):
 
     function: Callable[..., Any] = eqx.field(static=True)
     dustmap: Any = eqx.field(static=True)
-    low: Any = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
-    high: Any = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
+    low: Any = eqx.field(converter=as_float)
+    high: Any = eqx.field(converter=as_float)
 
     def moments(self, dist: Any) -> tuple[Any, Any]:
         """No Gaussian part is known: half of the range, with no weight."""

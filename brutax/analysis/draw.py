@@ -31,7 +31,7 @@ from brutax.solver.objective import ETA_LIMIT
 STEP = 0.005  # of the lattice in ln d
 CHUNK = 256  # stars whose distance distributions are held at once
 TRIES = 64  # candidates per star and round where stars are selected
-ROUNDS = 2000
+ROUNDS = 500
 
 Sampler = Callable[[np.random.Generator, Any], np.ndarray]  # (rng, shape) -> draws
 

@@ -68,9 +68,7 @@ class GridPosterior(NamedTuple):
 def _models(grid: StarGrid, log_prior: np.ndarray, indices: Any) -> Models:
     rows = slice(None) if indices is None else np.asarray(indices)
     labels = {name: np.nan_to_num(values[rows]) for name, values in grid.label_table.items()}
-    return make_models(
-        grid.mag[rows], grid.red[rows], grid.dred[rows], log_prior[rows], labels
-    )
+    return make_models(grid.mag[rows], grid.red[rows], grid.dred[rows], log_prior[rows], labels)
 
 
 @eqx.filter_jit

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import truncnorm
 
 from brutax.analysis.draw import Sampler, Truth, draw_stars
 from brutax.catalog import resolve_bands
@@ -130,6 +129,8 @@ def _reddening(rv_gauss: Sequence[float], rvlim: Sequence[float]) -> Sampler:
     (mean, std), (low, high) = rv_gauss, rvlim
     if not (std > 0 and low < high):
         raise ValueError(f"rv_gauss {rv_gauss} and rvlim {rvlim} describe no distribution")
+    from scipy.stats import truncnorm  # slow to import
+
     normal = truncnorm((low - mean) / std, (high - mean) / std, loc=mean, scale=std)
     return lambda rng, shape: normal.rvs(shape, random_state=rng)
 

@@ -85,8 +85,11 @@ def check_units(units: str | None, data: np.ndarray) -> str:
     values = data[np.isfinite(data) & (np.abs(data) < 90)]  # beyond: codes for missing values
     values = values[values != 0]
     if values.size and (values > 1).all():
-        log.info("units not given: photometry between %.3g and %.3g read as magnitudes",
-                 values.min(), values.max())
+        log.info(
+            "units not given: photometry between %.3g and %.3g read as magnitudes",
+            values.min(),
+            values.max(),
+        )
         return "mag"
     if (values < 1).all():
         log.info("units not given: photometry below 1 read as maggies")

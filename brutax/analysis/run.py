@@ -85,9 +85,7 @@ def hash_ids(source_id: np.ndarray) -> np.ndarray:
 
 
 @jax.jit
-def _keys(
-    seed: jax.Array, low: jax.Array, high: jax.Array, round_: jax.Array | int
-) -> jax.Array:
+def _keys(seed: jax.Array, low: jax.Array, high: jax.Array, round_: jax.Array | int) -> jax.Array:
     key = jax.random.fold_in(jax.random.key(seed[0]), seed[1])
 
     def fold(low: jax.Array, high: jax.Array) -> jax.Array:
@@ -263,11 +261,13 @@ class Runner:
                 write(rows, table)
                 yield rows.size
             return
-        ahead = self.dispatch(batches[0], ladder[0], 0) if batches else None
-        for rows, following in zip(batches, [*batches[1:], None], strict=False):
+        if not batches:
+            return
+        ahead = self.dispatch(batches[0], ladder[0], 0)
+        for k, rows in enumerate(batches):
             posterior = ahead
-            if following is not None:  # computes while this batch is finished and written
-                ahead = self.dispatch(following, ladder[0], 0)
+            if k + 1 < len(batches):  # computes while this batch is finished and written
+                ahead = self.dispatch(batches[k + 1], ladder[0], 0)
             table = self.rows(rows, posterior)
             self._climb(rows, table, self.wants_more(posterior, rows.size))
             write(rows, table)

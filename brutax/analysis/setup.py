@@ -27,6 +27,7 @@ from brutax.priors import (
     grid_cell_log_weight,
 )
 from brutax.solver import Models, StarPrior, make_models
+from brutax.utils import as_float
 
 log = logging.getLogger("brutax")
 
@@ -48,12 +49,8 @@ class WhereSeen(AbstractPrior):
 
     def log_prob(self, point: Point) -> Any:
         seen = jnp.isfinite(point.ell) & jnp.isfinite(point.b)
-        sky = point._replace(
-            ell=jnp.where(seen, point.ell, 0.0), b=jnp.where(seen, point.b, 0.0)
-        )
-        return jnp.where(
-            seen, self.with_direction.log_prob(sky), self.without.log_prob(point)
-        )
+        sky = point._replace(ell=jnp.where(seen, point.ell, 0.0), b=jnp.where(seen, point.b, 0.0))
+        return jnp.where(seen, self.with_direction.log_prob(sky), self.without.log_prob(point))
 
 
 def model_log_prior(
@@ -143,7 +140,9 @@ def _gauss(name: str, gauss: Sequence[float]) -> tuple[float, float]:
     return mean, std
 
 
-def av_prior(avlim: Sequence[float], av_gauss: Sequence[float] | None) -> AbstractPrior:
+def av_prior(
+    avlim: Sequence[float], av_gauss: Sequence[float] | None
+) -> UniformAv | TruncatedNormalAv:
     """Uniform on `avlim` [mag], or a Gaussian (mean, std) truncated there."""
     low, high = _bounds("avlim", avlim)
     if low < 0:
@@ -153,7 +152,9 @@ def av_prior(avlim: Sequence[float], av_gauss: Sequence[float] | None) -> Abstra
     return TruncatedNormalAv(*_gauss("av_gauss", av_gauss), low, high)
 
 
-def rv_prior(rvlim: Sequence[float], rv_gauss: Sequence[float] | None) -> AbstractPrior:
+def rv_prior(
+    rvlim: Sequence[float], rv_gauss: Sequence[float] | None
+) -> UniformRv | TruncatedNormalRv:
     """Gaussian (mean, std) truncated to `rvlim`, or uniform there."""
     low, high = _bounds("rvlim", rvlim)
     if rv_gauss is None or _gauss("rv_gauss", rv_gauss)[1] >= 1e5:
@@ -185,7 +186,7 @@ def star_priors(
 def _distance_prior(priors: Priors, names: Collection[str]) -> AbstractPrior:
     given = priors.lngalprior
     if given is None:
-        return GalacticStructure(R_solar=priors.R_solar, Z_solar=priors.Z_solar)
+        return GalacticStructure(R_solar=as_float(priors.R_solar), Z_solar=as_float(priors.Z_solar))
     if isinstance(given, AbstractPrior):
         return given
     hidden = () if priors.apply_dlabels else ("feh", "loga")

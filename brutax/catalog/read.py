@@ -26,7 +26,7 @@ def read_stars(
     table: Any,
     bands: str | Sequence[str] | None = None,
     *,
-    map: Mapping[str, str | None] | None = None,
+    map: Any = None,  # Mapping[str, str | None]
     units: str | Mapping[str, str] | None = None,
     dataset: str | int | None = None,
     source_id: str | None = None,

@@ -98,7 +98,14 @@ def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) ->
     space = h5py.h5s.create_simple(shape)
     kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
     h5py.h5d.create(file.id, name.encode(), kind, space, dcpl=plist)
-    return file[name]
+    return _dataset(file, name)
+
+
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    item = file[name]
+    if not isinstance(item, h5py.Dataset):
+        raise StoreError(f"{file.filename}: '{name}' is not a dataset")
+    return item
 
 
 def _reserve(path: Path) -> None:
@@ -183,7 +190,7 @@ class PosteriorStore:
         """Opens a file to go on with it; refuses if its numbers would differ from new ones."""
         store = cls(_open(Path(path), "r+"))
         try:
-            known = json.loads(store._file.attrs[FINGERPRINT])
+            known = json.loads(str(store._file.attrs[FINGERPRINT]))
         except KeyError:
             store.close()
             raise StoreError(
@@ -208,7 +215,7 @@ class PosteriorStore:
 
     def todo(self) -> np.ndarray:
         """Rows that are not finished."""
-        return np.flatnonzero(self._file["done"][:] == 0)
+        return np.flatnonzero(_dataset(self._file, "done")[:] == 0)
 
     def append(self, rows: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
         """Writes finished rows: all their data first, then the mark that they are done."""
@@ -218,9 +225,9 @@ class PosteriorStore:
         try:
             for name, value in values.items():
                 if name in self._file:
-                    self._file[name][rows] = np.asarray(value)[order]
+                    _dataset(self._file, name)[rows] = np.asarray(value)[order]
             _sync(self._file)
-            self._file["done"][rows] = 1
+            _dataset(self._file, "done")[rows] = 1
             _sync(self._file)
         except OSError as error:
             raise StoreError(

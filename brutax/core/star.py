@@ -1,17 +1,13 @@
 """Photometry, parallax and position of stars: the one pytree of data."""
 
 import enum
-from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-
-def _as_float(x: Any) -> Array:
-    return jnp.asarray(x, dtype=float)  # float32, or float64 if the user enabled it
+from brutax.utils import as_float
 
 
 class Status(enum.IntFlag):
@@ -37,15 +33,13 @@ class Stars(eqx.Module):
     order one whatever the system of units; the unit itself is kept as a magnitude.
     """
 
-    flux: Float[Array, "*star band"] = eqx.field(converter=_as_float)  # of `unit`; 0 if unobserved
-    weight: Float[Array, "*star band"] = eqx.field(
-        converter=_as_float
-    )  # unit / error, or exactly 0
-    unit_mag: Float[Array, "*star"] = eqx.field(converter=_as_float)  # -2.5 log10(unit) [mag]
-    parallax: Float[Array, "*star"] = eqx.field(converter=_as_float)  # [mas]; 0 if absent
-    parallax_weight: Float[Array, "*star"] = eqx.field(converter=_as_float)  # 1/error [1/mas] or 0
-    ell: Float[Array, "*star"] = eqx.field(converter=_as_float)  # Galactic longitude [deg] or NaN
-    b: Float[Array, "*star"] = eqx.field(converter=_as_float)  # Galactic latitude [deg] or NaN
+    flux: Float[Array, "*star band"] = eqx.field(converter=as_float)  # of `unit`; 0 if unobserved
+    weight: Float[Array, "*star band"] = eqx.field(converter=as_float)  # unit / error, or exactly 0
+    unit_mag: Float[Array, "*star"] = eqx.field(converter=as_float)  # -2.5 log10(unit) [mag]
+    parallax: Float[Array, "*star"] = eqx.field(converter=as_float)  # [mas]; 0 if absent
+    parallax_weight: Float[Array, "*star"] = eqx.field(converter=as_float)  # 1/error [1/mas] or 0
+    ell: Float[Array, "*star"] = eqx.field(converter=as_float)  # Galactic longitude [deg] or NaN
+    b: Float[Array, "*star"] = eqx.field(converter=as_float)  # Galactic latitude [deg] or NaN
 
     @classmethod
     def from_fluxes(

@@ -27,13 +27,11 @@ WIDE = 2.0
 class ModelDraws(NamedTuple):
     """Models drawn by score, and the log of the probability of each per draw."""
 
-    index: Int[Array, " draw"]
+    model: Int[Array, " draw"]
     log_q: Float[Array, " draw"]
 
 
-def draw_models(
-    scores: Float[Array, " model"], key: PRNGKeyArray, *, size: int
-) -> ModelDraws:
+def draw_models(scores: Float[Array, " model"], key: PRNGKeyArray, *, size: int) -> ModelDraws:
     """Systematic draws from the scores, the defensive share from flattened scores."""
     n_flat = max(1, round(FLAT_SHARE * size))
     share = n_flat / size

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
 from brutax.solver.objective import ETA_LIMIT, Expansion, Scalar, Sym3, Theta
 from brutax.solver.problem import StarPrior
 from brutax.utils.math import log_ndtr_diff

@@ -148,11 +148,10 @@ def expand(theta: Theta, star: Stars, model: Models, prior: StarPrior) -> Expans
 
     mean, inv_std = prior.rv.moments()
     resid_rv = (rv - mean) * inv_std
-    sum_r, rr = sum_r + inv_std * resid_rv, rr + inv_std**2 + 3.0 / (prior.rv.high - prior.rv.low) ** 2
+    sum_r = sum_r + inv_std * resid_rv
+    rr = rr + inv_std**2 + 3.0 / (prior.rv.high - prior.rv.low) ** 2
 
     point = model.point(dist=jnp.exp(eta), av=av, rv=rv, ell=star.ell, b=star.b)
     phi = 0.5 * chi2 - lnp - model.log_prior
     phi = phi - prior.av.log_prob(point) - prior.rv.log_prob(point)
-    return Expansion(
-        theta, phi, Theta(sum_e, sum_a, sum_r), Sym3(ee, ea, er, aa, ar, rr), chi2
-    )
+    return Expansion(theta, phi, Theta(sum_e, sum_a, sum_r), Sym3(ee, ea, er, aa, ar, rr), chi2)

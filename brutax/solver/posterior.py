@@ -97,9 +97,7 @@ def _sample(
     normal = jax.random.normal(key_normal, (size, 2), dtype=scores.dtype)
 
     def one(model: Models, uniform: Array, normal: Array) -> tuple:
-        point = refine(
-            start(star, model, prior), star, model, prior, steps=settings.steps
-        )
+        point = refine(start(star, model, prior), star, model, prior, steps=settings.steps)
         gauss = laplace(point, prior)
         theta = draw_theta(gauss, uniform, normal)
         log_p = log_target(theta, star, model, prior)
@@ -107,11 +105,11 @@ def _sample(
         return theta, log_p, log_q, gauss.log_z, point.theta, covariance_sar(point), point.chi2
 
     theta, log_p, log_q, log_z, mode, cov, chi2 = over_models(
-        one, models[drawn.index], uniform, normal
+        one, models[drawn.model], uniform, normal
     )
     log_weight = log_p - log_q - drawn.log_q
     log_weight = jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)
-    return Weighted(drawn.index, theta, log_weight, log_p, log_z, mode, cov, chi2)
+    return Weighted(drawn.model, theta, log_weight, log_p, log_z, mode, cov, chi2)
 
 
 def _moments(values: Float[Array, " sample"], weights: Float[Array, " sample"]) -> tuple:

@@ -5,15 +5,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from brutax.priors import AbstractPrior, Point
-
-
-def _as_float(x: Any) -> Array:
-    return jnp.asarray(x, dtype=float)
+from brutax.utils import as_float
 
 
 class Models(eqx.Module):
@@ -22,10 +18,10 @@ class Models(eqx.Module):
     Magnitudes are at 1 kpc; reddening is in magnitudes per magnitude of A_V.
     """
 
-    mag: Float[Array, "band *model"] = eqx.field(converter=_as_float)
-    red: Float[Array, "band *model"] = eqx.field(converter=_as_float)  # at R_V = 0
-    dred: Float[Array, "band *model"] = eqx.field(converter=_as_float)  # per unit R_V
-    log_prior: Float[Array, "*model"] = eqx.field(converter=_as_float)  # ln pi_k; -inf: excluded
+    mag: Float[Array, "band *model"] = eqx.field(converter=as_float)
+    red: Float[Array, "band *model"] = eqx.field(converter=as_float)  # at R_V = 0
+    dred: Float[Array, "band *model"] = eqx.field(converter=as_float)  # per unit R_V
+    log_prior: Float[Array, "*model"] = eqx.field(converter=as_float)  # ln pi_k; -inf: excluded
     labels: dict[str, Float[Array, "*model"]]
 
     def __getitem__(self, index: Any) -> "Models":
@@ -44,11 +40,11 @@ class Models(eqx.Module):
 
 
 def make_models(
-    mag: np.ndarray,
-    red: np.ndarray,
-    dred: np.ndarray,
-    log_prior: np.ndarray,
-    labels: Mapping[str, np.ndarray],
+    mag: Any,
+    red: Any,
+    dred: Any,
+    log_prior: Any,
+    labels: Mapping[str, Any],
 ) -> Models:
     """Lays out tables of shape (model, band) for the device.
 
@@ -60,7 +56,9 @@ def make_models(
         red=np.ascontiguousarray(np.asarray(red).T),
         dred=np.ascontiguousarray(np.asarray(dred).T),
         log_prior=log_prior,
-        labels={name: _as_float(labels[name]) for name in sorted(labels)},  # as JAX orders dictionaries
+        labels={
+            name: as_float(labels[name]) for name in sorted(labels)
+        },  # as JAX orders dictionaries
     )
 
 

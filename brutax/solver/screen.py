@@ -5,13 +5,15 @@ R_V is closed-form. Around that point one expansion of the full flux-space objec
 priors and low-signal bands included) gives the mass of the model as a truncated Gaussian.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from brutax.core.star import Stars
 from brutax.solver.laplace import laplace
-from brutax.solver.objective import ETA_LIMIT, LN_PER_MAG, Scalar, Theta, expand
+from brutax.solver.objective import ETA_LIMIT, LN_PER_MAG, Expansion, Scalar, Theta, expand
 from brutax.solver.problem import Models, StarPrior, over_models
 
 MIN_SNR = 3.0  # bands fainter than this have no magnitude; they count in the expansion only
@@ -50,12 +52,32 @@ class Score(NamedTuple):
 
 def score_model(star: Stars, model: Models, prior: StarPrior) -> Score:
     """Approximate posterior mass of one model; -inf for a model without prior mass."""
-    point = expand(start(star, model, prior), star, model, prior)
+    return _score(expand(start(star, model, prior), star, model, prior), prior)
+
+
+def _score(point: Expansion, prior: StarPrior) -> Score:
     log_z = laplace(point, prior).log_z
     ok = jnp.isfinite(log_z)
     return Score(jnp.where(ok, log_z, -jnp.inf), jnp.where(ok, point.chi2, jnp.inf))
 
 
 def screen(star: Stars, models: Models, prior: StarPrior) -> Score:
-    """Scores of all models, each field of shape (model,)."""
-    return over_models(lambda model: score_model(star, model, prior), models)
+    """Scores of all models, each field of shape (model,): `score_model` in three passes.
+
+    Left to itself the compiler fuses the passes and computes the first again inside each
+    output of the later ones, at twice the cost.
+    """
+
+    def expand_at(model: Models, theta: Theta) -> Expansion:
+        return expand(theta, star, model, prior)
+
+    theta = _apart(star, lambda m: over_models(lambda m: start(star, m, prior), m), models)
+    point = _apart(star, lambda m, t: over_models(expand_at, m, t), models, theta)
+    return _apart(star, jax.vmap(lambda point: _score(point, prior)), point)
+
+
+def _apart(star: Stars, function: Callable, *args: Any) -> Any:
+    """Runs a pass as a computation of its own, behind a condition that fusion cannot cross."""
+    shape = jax.eval_shape(function, *args)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+    return jax.lax.cond(jnp.any(star.weight > 0), function, lambda *_: nothing, *args)

@@ -27,9 +27,7 @@ def best_fit(
     return point.theta, point.chi2
 
 
-def fisher_sar(
-    theta: Theta, star: Stars, model: Models, prior: StarPrior
-) -> Float[Array, "3 3"]:
+def fisher_sar(theta: Theta, star: Stars, model: Models, prior: StarPrior) -> Float[Array, "3 3"]:
     """Gauss-Newton information of (scale [kpc^-2], A_V, R_V), Gaussian priors included."""
     flux = jnp.stack(fluxes(theta, star, model))
     red = model.red + theta.rv * model.dred
