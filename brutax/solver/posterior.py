@@ -113,8 +113,11 @@ def _sample(
 
 
 def _moments(values: Float[Array, " sample"], weights: Float[Array, " sample"]) -> tuple:
-    mean = jnp.sum(weights * values)
-    return mean, jnp.sqrt(jnp.sum(weights * (values - mean) ** 2))
+    """Weighted mean and deviation, summed about the heaviest draw to spare the digits."""
+    centre, total = values[jnp.argmax(weights)], jnp.sum(weights)
+    shift = jnp.sum(weights * (values - centre)) / total
+    variance = jnp.sum(weights * (values - centre - shift) ** 2) / total
+    return centre + shift, jnp.sqrt(variance)
 
 
 def _summary(sample: Weighted, models: Models) -> tuple:
