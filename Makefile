@@ -1,5 +1,5 @@
 # make demo   fits mock stars with demonstration models and writes the folder demo/
-# make test   runs all tests, in both precisions
+# make test   runs all tests, those of arithmetic in both precisions
 # make lint   checks style and types
 # make clean  removes what the others made
 #
@@ -10,15 +10,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# tests of arithmetic, which run in double precision too
+NUMERICAL := $(patsubst %,tests/test_%.py,math photometry sampling priors sed grid gridpost solver)
+
+# programs compiled by an earlier run are used again
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax-cache
+
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.installed-all
 	$(BIN)/brutax demo -o demo
 
 test: $(VENV)/.installed-dev
-	JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q
-	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q
-	JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q -m slow
+	JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q -m 'slow or not slow'
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q $(NUMERICAL)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -26,7 +31,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/pyright
 
 clean:
-	rm -rf demo build dist .ruff_cache .pytest_cache
+	rm -rf demo build dist .ruff_cache .pytest_cache .jax-cache
 	rm -f $(VENV)/.installed-*
 	find brutax tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -22,10 +22,12 @@ from brutax.solver import (
     Models,
     StarPrior,
     Theta,
+    TruncatedGaussian,
     best_fit,
+    draw_weighted,
     fisher_sar,
+    fit_gaussian,
     make_models,
-    weigh_model,
 )
 
 CHUNK = 4096  # models at once
@@ -167,14 +169,24 @@ def loglike_grid(
 
 
 @eqx.filter_jit
-def _masses(
-    star: Stars, models: Models, prior: StarPrior, keys: Key[Array, " model"], n_mc: int
+def _gaussians(star: Stars, models: Models, prior: StarPrior) -> tuple:
+    return _chunked(lambda inputs: fit_gaussian(star, inputs[0], prior), models, ())
+
+
+@eqx.filter_jit
+def _draws(
+    star: Stars,
+    models: Models,
+    prior: StarPrior,
+    gauss: TruncatedGaussian,
+    keys: Key[Array, " model"],
+    n_mc: int,
 ) -> tuple:
     def one(inputs: tuple) -> tuple:
-        model, key = inputs
-        return weigh_model(star, model, prior, key, n_mc)
+        model, gauss, key = inputs
+        return draw_weighted(gauss, star, model, prior, key, n_mc)
 
-    return _chunked(one, models, (keys,))
+    return _chunked(one, models, (gauss, keys))
 
 
 def logpost_grid(
@@ -259,11 +271,13 @@ def logpost_grid(
         raise ValueError(f"lnprior has shape {log_prior.shape}, the grid {len(grid)} models")
     models = _models(grid, log_prior, results.indices)
     keys = jax.random.split(jax.random.key(seed_from(rstate, 0)), len(results[0]))
-    log_z = np.asarray(_masses(star, models, prior, keys, 1)[0])
+    gauss, cov = _gaussians(star, models, prior)
+    log_z = np.where(np.isfinite(gauss.log_z), gauss.log_z, -np.inf)
     sel = np.flatnonzero(_kept(log_z, wt_thresh, cdf_thresh))
     n_mc = max(1, min(int(Nmc_prior), int(mem_lim * 1e6 / (32 * sel.size))))
-    out = _masses(star, models[sel], prior, keys[sel], n_mc)
-    _, cov, theta, lnp_mc = (jax.tree.map(np.asarray, x) for x in out)
+    gauss = jax.tree.map(lambda x: x[sel], gauss)
+    out = _draws(star, models[sel], prior, gauss, keys[sel], n_mc)
+    theta, lnp_mc = jax.tree.map(np.asarray, out)
     lnp_mc = lnp_mc + results.constant
     top = lnp_mc.max(axis=1, keepdims=True)
     weight = np.exp(lnp_mc - np.where(np.isfinite(top), top, 0.0))
@@ -273,7 +287,9 @@ def logpost_grid(
     square = np.sum(weight**2, axis=1)
     ess = np.where(square > 0, total**2 / np.where(square > 0, square, 1.0), 0.0)
     rows = sel if results.indices is None else np.asarray(results.indices)[sel]
-    return GridPosterior(rows, cov, lnp, np.exp(theta.eta), theta.av, theta.rv, lnp_mc, ess)
+    return GridPosterior(
+        rows, np.asarray(cov)[sel], lnp, np.exp(theta.eta), theta.av, theta.rv, lnp_mc, ess
+    )
 
 
 def _flat(gauss: Any) -> bool:

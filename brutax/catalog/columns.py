@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from brutax.catalog.catalogue import CatalogError
 from brutax.catalog.surveys import (
@@ -81,7 +81,7 @@ def resolve_bands(requested: Sequence[str], available: Sequence[str]) -> tuple[s
     return tuple(found)
 
 
-def check_map(map: ColumnMap, bands: Sequence[str], names: Names) -> None:
+def check_map(map: Any, bands: Sequence[str], names: Names) -> None:
     """Every key of `map` is a quantity, every value a column (or None: leave it out)."""
     if not isinstance(map, Mapping):
         raise CatalogError(f"map={map!r} is no mapping: use {{our name: column}}")

@@ -1,5 +1,6 @@
 """How a star is fitted: screen all models, draw some, refine those, weigh exactly."""
 
+from brutax.solver.laplace import TruncatedGaussian as TruncatedGaussian
 from brutax.solver.objective import Theta as Theta
 from brutax.solver.objective import log_target as log_target
 from brutax.solver.posterior import QUANTILES as QUANTILES
@@ -14,5 +15,6 @@ from brutax.solver.problem import Models as Models
 from brutax.solver.problem import StarPrior as StarPrior
 from brutax.solver.problem import make_models as make_models
 from brutax.solver.single import best_fit as best_fit
+from brutax.solver.single import draw_weighted as draw_weighted
 from brutax.solver.single import fisher_sar as fisher_sar
-from brutax.solver.single import weigh_model as weigh_model
+from brutax.solver.single import fit_gaussian as fit_gaussian

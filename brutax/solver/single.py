@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from brutax.core.star import Stars
 from brutax.solver.importance import draw_theta, log_proposal
-from brutax.solver.laplace import covariance_sar, laplace
+from brutax.solver.laplace import TruncatedGaussian, covariance_sar, laplace
 from brutax.solver.objective import LN_PER_MAG, Scalar, Theta, fluxes, log_target
 from brutax.solver.problem import Models, StarPrior
 from brutax.solver.refine import refine
@@ -45,12 +45,23 @@ def fisher_sar(theta: Theta, star: Stars, model: Models, prior: StarPrior) -> Fl
     return jnp.matmul(jacobian, jacobian.T, precision="highest") + extra
 
 
-def weigh_model(
-    star: Stars, model: Models, prior: StarPrior, key: PRNGKeyArray, n_draws: int
-) -> tuple[Scalar, Float[Array, "3 3"], Theta, Float[Array, " draw"]]:
-    """Laplace mass of one model, covariance at its mode, and draws with exact log weights."""
+def fit_gaussian(
+    star: Stars, model: Models, prior: StarPrior
+) -> tuple[TruncatedGaussian, Float[Array, "3 3"]]:
+    """The Gaussian of one model's posterior, and the covariance of (scale, A_V, R_V)."""
     point = refine(start(star, model, prior), star, model, prior, steps=STEPS)
-    gauss = laplace(point, prior)
+    return laplace(point, prior), covariance_sar(point)
+
+
+def draw_weighted(
+    gauss: TruncatedGaussian,
+    star: Stars,
+    model: Models,
+    prior: StarPrior,
+    key: PRNGKeyArray,
+    n_draws: int,
+) -> tuple[Theta, Float[Array, " draw"]]:
+    """Draws from the Gaussian of one model, with exact log weights."""
     key_u, key_z = jax.random.split(key)
     uniform = jax.random.uniform(key_u, (n_draws, 2), dtype=gauss.log_z.dtype)
     normal = jax.random.normal(key_z, (n_draws, 2), dtype=gauss.log_z.dtype)
@@ -60,6 +71,4 @@ def weigh_model(
         return theta, log_target(theta, star, model, prior) - log_proposal(theta, gauss)
 
     theta, log_weight = jax.vmap(one)(uniform, normal)
-    log_weight = jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)
-    log_z = jnp.where(jnp.isfinite(gauss.log_z), gauss.log_z, -jnp.inf)
-    return log_z, covariance_sar(point), theta, log_weight
+    return theta, jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)
