@@ -181,6 +181,45 @@ def test_models_older_than_the_galaxy_are_flagged(small_grid, small_stars):
     assert (out["status"] & Status.NO_MODELS).all() and np.isfinite(out["samps_dist"]).all()
 
 
+def test_one_band_is_right_or_flagged(small_grid):
+    """A single band leaves distance and dust degenerate, far from any Gaussian."""
+    flux = np.full((2, 5), np.nan)
+    flux[0, 0], flux[1, 4] = 1e-7, 3e-7
+    stars = make_catalog(flux, 0.02 * flux, small_grid.bands, coords=np.array([[100.0, 20.0]] * 2))
+    fast = BruteForce(small_grid).fit_catalog(stars, output=QUIET)
+    oracle = BruteForce(small_grid).fit_catalog(stars, Options(method="reference"), output=QUIET)
+    for k in range(2):
+        error = np.hypot(fast["obj_log_evid_err"][k], oracle["obj_log_evid_err"][k])
+        agree = abs(fast["obj_log_evid"][k] - oracle["obj_log_evid"][k]) < 5 * error + 0.05
+        assert agree or fast["status"][k] & Status.LOW_ESS
+
+
+def test_a_parallax_places_what_photometry_cannot(small_grid, small_stars):
+    """Nothing but a parallax of S/N 100: every band is below the noise."""
+    rng = np.random.default_rng(2)
+    err = np.full((1, 5), 1e-6)
+    stars = make_catalog(
+        err * rng.normal(size=(1, 5)),
+        err,
+        small_grid.bands,
+        parallax=np.array([10.0]),
+        parallax_err=np.array([0.1]),
+        coords=np.array([[100.0, 20.0]]),
+    )
+    out = BruteForce(small_grid).fit_catalog(stars, output=QUIET)
+    assert abs(out["summary_mean"][0, 0] - 0.1) < 0.01 or out["status"][0] & Status.LOW_ESS
+
+
+def test_models_of_unknown_age_are_left_out(small_grid, small_stars):
+    import equinox as eqx
+
+    loga = small_grid.label_table["loga"].copy()
+    loga[::3] = np.nan
+    holes = eqx.tree_at(lambda g: g.label_table["loga"], small_grid, loga)
+    out = BruteForce(holes).fit_catalog(small_stars.select(np.arange(3)), output=QUIET)
+    assert (out["model_idx"] % 3 != 0).all() and np.isfinite(out["loga_samples"]).all()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"n_draws": 0}, {"n_samples": 3}, {"batch_size": 0}, {"method": "magic"}, {"seed": -1}],

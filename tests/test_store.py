@@ -131,6 +131,59 @@ def test_other_stars_or_another_grid_are_refused(fitted, small_grid, small_stars
         fit(small_grid.select(rows=np.arange(1000)), small_stars, fitted)
 
 
+def test_other_functions_as_priors_are_refused(small_grid, small_stars, tmp_path):
+    def decline(rate):
+        return lambda dists, coord, labels=None: -rate * dists
+
+    some = small_stars.select(np.arange(2))
+    path = tmp_path / "p.h5"
+    fit(small_grid, some, path, priors=Priors(lngalprior=decline(1.0)))
+    fit(small_grid, some, path, priors=Priors(lngalprior=decline(1.0)))
+    with pytest.raises(StoreError, match="prior values"):
+        fit(small_grid, some, path, priors=Priors(lngalprior=decline(50.0)))
+
+
+def test_only_posterior_files_are_replaced(small_grid, small_stars, tmp_path):
+    path = tmp_path / "grid.h5"
+    small_grid.write(path)
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="not a posterior file"):
+        fit(small_grid, small_stars.select(np.arange(2)), path, overwrite=True)
+    assert path.read_bytes() == before
+
+
+def test_labels_are_checked_before_the_work(small_grid, small_stars):
+    some = small_stars.select(np.arange(2))
+    bad = np.array([{}, {}], object)
+    with pytest.raises(StoreError, match="labels"):
+        fit(small_grid, some, None, labels=bad, progress=stopping_after(0))
+    good = fit(small_grid, some, None, labels=np.array(["a", "ü"], object))
+    assert good["labels"].tolist() == [b"a", "ü".encode()]
+
+
+def test_a_result_keeps_its_own_draws(small_grid, small_stars, tmp_path):
+    some, path = small_stars.select(np.arange(2)), tmp_path / "a.h5"
+    fit(small_grid, some, path, Options(seed=1))
+    first = FitResult.load(path)
+    fit(small_grid, some, path, Options(seed=2), overwrite=True)
+    again = FitResult.load(first.save(tmp_path / "b.h5"))
+    np.testing.assert_array_equal(again["samps_dist"], first["samps_dist"])
+    with pytest.raises(StoreError, match="exists"):
+        first.save(path)
+
+
+def test_damage_is_named(fitted, tmp_path, small_grid, small_stars):
+    path = tmp_path / "d.h5"
+    path.write_bytes(fitted.read_bytes())
+    with h5py.File(path, "r+") as file:
+        file.attrs["fingerprint"] = "{"
+        del file["status"]
+    with pytest.raises(StoreError, match="damaged"):
+        FitResult.load(path)
+    with pytest.raises(StoreError, match="damaged"):
+        fit(small_grid, small_stars, path)
+
+
 def test_overwrite_replaces(small_grid, small_stars, tmp_path):
     path = tmp_path / "a.h5"
     some = small_stars.select(np.arange(3))

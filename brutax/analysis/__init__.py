@@ -6,5 +6,6 @@ from brutax.analysis.individual import BruteForce as BruteForce
 from brutax.analysis.mock import mock_catalog as mock_catalog
 from brutax.analysis.options import Priors as Priors
 from brutax.analysis.output import Output as Output
+from brutax.analysis.output import posterior_path as posterior_path
 from brutax.analysis.output import progress_bar as progress_bar
 from brutax.analysis.run import Options as Options

@@ -5,7 +5,7 @@ that needs NumPy is called on the host: its values enter the weights exactly, wh
 proposals do not know its slope, so that it costs effective draws but no exactness.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,36 @@ class CustomAv(AbstractPrior):
 
         value = call(evaluate, point.av, (point.ell, point.b), {"distance": point.dist})
         return jnp.where((point.av >= self.low) & (point.av <= self.high), value, -jnp.inf)
+
+
+def trial_values(prior: Any, names: Collection[str], coords: np.ndarray) -> list[np.ndarray]:
+    """What the functions in a prior return at fixed points: tells one function from another."""
+    dists = np.geomspace(0.01, 50.0, 25)
+    known = coords[np.isfinite(coords).all(axis=1)]
+    skies = [(90.0, 20.0), *[tuple(sky) for sky in known[:3].tolist()]]
+    found: list[np.ndarray] = []
+
+    def visit(node: Any) -> None:
+        if isinstance(node, CustomDistance):
+            spread = {"mini": 0.5, "eep": 100.0, "feh": 0.5, "loga": 0.3}
+            wave = np.sin(np.arange(25.0))
+            columns = {n: TYPICAL[n] + spread[n] * wave for n in TYPICAL if n in names}
+            labels = _structured(columns) if columns else None
+            found.extend(np.asarray(node.function(dists, sky, labels=labels)) for sky in skies)
+        elif isinstance(node, CustomAv):
+            avs = np.linspace(float(node.low), float(node.high), 25)
+            found.extend(
+                np.asarray(node.function(avs, node.dustmap, sky, distance=dists)) for sky in skies
+            )
+        elif isinstance(node, eqx.Module):
+            for value in vars(node).values():
+                visit(value)
+        elif isinstance(node, tuple | list):
+            for value in node:
+                visit(value)
+
+    visit(prior)
+    return found
 
 
 def dust_priors(

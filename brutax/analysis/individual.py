@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from brutax.analysis.gridpost import GridPosterior, loglike_grid, logpost_grid
+from brutax.analysis import gridpost
+from brutax.analysis.gridpost import GridLikelihood, GridPosterior
 from brutax.analysis.options import Priors, check_units, note_knobs, seed_from
 from brutax.analysis.output import Output, describe, write_out
 from brutax.analysis.run import Options, Runner
@@ -76,14 +77,16 @@ class BruteForce:
             coeffs, av=av, rv=rv, return_flux=return_flux, return_rvec=True, return_drvec=True
         )
 
-    def loglike_grid(self, data: Any, data_err: Any, data_mask: Any, **options: Any) -> Any:
-        return loglike_grid(self.star_grid, data, data_err, data_mask, **options)
+    def loglike_grid(
+        self, data: Any, data_err: Any, data_mask: Any, **options: Any
+    ) -> GridLikelihood:
+        return gridpost.loglike_grid(self.star_grid, data, data_err, data_mask, **options)
 
     def logpost_grid(self, results: Any, **options: Any) -> GridPosterior:
-        return logpost_grid(self.star_grid, results, **options)
+        return gridpost.logpost_grid(self.star_grid, results, **options)
 
-    loglike_grid.__doc__ = loglike_grid.__doc__
-    logpost_grid.__doc__ = logpost_grid.__doc__
+    loglike_grid.__doc__ = gridpost.loglike_grid.__doc__
+    logpost_grid.__doc__ = gridpost.logpost_grid.__doc__
 
     def fit(
         self,

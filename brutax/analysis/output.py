@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from brutax.analysis.custom import trial_values
 from brutax.analysis.run import Options, Runner
 from brutax.catalog import Catalog, FitResult, PosteriorStore, StoreError, digest
 from brutax.catalog.store import FINGERPRINT
@@ -50,11 +52,14 @@ def describe(
 ) -> dict[str, Any]:
     """Everything that the numbers of a fit depend on, as plain JSON values."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(per_star)]
+    own = [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(prior, eqx.is_array))]
+    text = eqx.tree_pformat(prior, short_arrays=False, width=10**6)
     return {
         "grid": grid.hash,
         "bands": list(grid.bands),
         "model prior": digest(log_prior),
-        "priors": eqx.tree_pformat(prior, short_arrays=False, width=10**6),
+        "priors": re.sub(r" at 0x[0-9a-f]+", "", text),
+        "prior values": digest(*own, *trial_values(prior, grid.label_table, catalog.coords)),
         "dust": digest(*leaves) if leaves else "",
         "stars": digest(
             catalog.flux,
@@ -96,23 +101,26 @@ def write_out(
     """Runs a fit into a file (returns its path) or into memory (returns a `FitResult`)."""
     catalog = runner.catalog
     attrs = provenance(catalog) | output.attrs | {"single": output.single}
+    ids = labels = _storable(catalog.source_id)
+    if output.labels is not None:
+        labels = _storable(np.atleast_1d(np.asarray(output.labels)))
     if output.path is None:
-        return _to_memory(runner, grid, fingerprint, attrs, output)
-    path = Path(output.path)
-    if path.suffix not in (".h5", ".hdf5"):
-        path = path.with_name(path.name + ".h5")
+        return _to_memory(
+            runner, grid, fingerprint, attrs, output, {"source_id": ids, "labels": labels}
+        )
+    path = posterior_path(output.path)
     if path.exists() and not output.overwrite:
         store = PosteriorStore.resume(path, fingerprint | {"save_draws": output.save_draws})
     else:
         store = PosteriorStore.create(
             path,
-            source_id=_storable(catalog.source_id),
+            source_id=ids,
             n_draws=runner.options.n_draws,
             parameters=parameter_names(runner.models),
             levels=QUANTILES,
             fingerprint=fingerprint | {"save_draws": output.save_draws},
             attrs=attrs,
-            labels=None if output.labels is None else _storable(np.asarray(output.labels)),
+            labels=labels,
             models=grid.label_table,
             save_draws=output.save_draws,
         )
@@ -126,12 +134,19 @@ def write_out(
     return str(path)
 
 
+def posterior_path(path: str | os.PathLike) -> Path:
+    """The name of a posterior file: `.h5` is added if it is not there."""
+    path = Path(path)
+    return path if path.suffix.lower() in (".h5", ".hdf5") else path.with_name(path.name + ".h5")
+
+
 def _to_memory(
     runner: Runner,
     grid: StarGrid,
     fingerprint: dict[str, Any],
     attrs: dict[str, Any],
     output: Output,
+    ids: dict[str, np.ndarray],
 ) -> FitResult:
     catalog = runner.catalog
     parts: list[dict[str, np.ndarray]] = []
@@ -145,10 +160,7 @@ def _to_memory(
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if not output.save_draws:
         arrays = {k: v for k, v in arrays.items() if not k.startswith("samps_")}
-    arrays["source_id"] = _storable(catalog.source_id)
-    arrays["labels"] = arrays["source_id"]
-    if output.labels is not None:
-        arrays["labels"] = _storable(np.atleast_1d(np.asarray(output.labels)))
+    arrays |= ids
     for name, column in grid.label_table.items():
         arrays[f"models/{name}"] = column.astype(np.float32)
     attrs = attrs | {
@@ -164,7 +176,11 @@ def _storable(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind == "U":
         return np.char.encode(array, "utf-8")
     if array.dtype.kind == "O":
-        raise StoreError("labels hold Python objects; give numbers or strings")
+        if not all(isinstance(x, str | bytes) for x in array.ravel()):
+            raise StoreError("labels hold Python objects; give numbers or strings")
+        return np.char.encode(array.astype(str), "utf-8")
+    if array.dtype.kind not in "biufS" and array.dtype.names is None:
+        raise StoreError(f"labels of type {array.dtype} cannot be stored; give numbers or strings")
     return array
 
 

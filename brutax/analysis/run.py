@@ -33,6 +33,7 @@ log = logging.getLogger("brutax")
 Rows = Callable[[np.ndarray, dict[str, np.ndarray]], None]
 
 METHODS = ("auto", "fast", "reference")
+GOOD_GAP = 1.0  # nats between the sum of the scores and the evidence
 GOOD_K = 0.7  # Vehtari et al. (2024): weights with a larger Pareto index cannot be trusted
 POOR_P = 1e-3
 LATER_BATCH = 8  # stars per batch in later rounds, whatever the first one uses
@@ -64,8 +65,8 @@ class Options:
         """Settings of the successive rounds; `survivors=-1` stands for all that count."""
         first = Settings(n_samples=self.n_samples, n_draws=self.n_draws)
         more = 4 * self.n_samples
-        second = replace(first, n_samples=more, survivors=16384)
-        last = replace(first, n_samples=more, survivors=-1, quadrature=True)
+        second = replace(first, n_samples=more, survivors=16384, steps=10)
+        last = replace(second, survivors=-1, quadrature=True)
         return {
             "auto": [first, second, last],
             "fast": [first],
@@ -122,6 +123,16 @@ def _padded(rows: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([rows, np.full(size - rows.size, rows[0])])
 
 
+def _honest(posterior: StarPosterior) -> np.ndarray:
+    """Whether weights are bounded, and scores add up to about the evidence.
+
+    Scores that promise far more than the draws deliver have drawn models from the wrong place.
+    """
+    k, gap = np.asarray(posterior.pareto_k), np.asarray(posterior.gap)
+    with np.errstate(invalid="ignore"):
+        return (k <= GOOD_K) & (np.abs(gap) <= GOOD_GAP)
+
+
 class Runner:
     """The solver with its models and priors, applied to batches of a catalogue."""
 
@@ -164,8 +175,12 @@ class Runner:
         """Splits rows by how many models the reference path needs for each star itself."""
         if settings.survivors >= 0:
             return [(np.arange(rows.size), settings)]
-        stars, av = self._inputs(rows, max(rows.size, LATER_BATCH))
-        needed = count_survivors(stars, self.models, self.prior, av)[: rows.size]
+        counts = []
+        for first in range(0, rows.size, LATER_BATCH):
+            some = rows[first : first + LATER_BATCH]
+            stars, av = self._inputs(some, LATER_BATCH)
+            counts.append(count_survivors(stars, self.models, self.prior, av)[: some.size])
+        needed = np.concatenate(counts)
         return [
             (np.flatnonzero(needed == count), replace(settings, survivors=int(count)))
             for count in np.unique(needed)
@@ -202,13 +217,14 @@ class Runner:
             evidence = evidence + 0.5 * (n_bands - 3) * np.log(np.maximum(n_bands, 1))
         status = self.catalog.status[rows].astype(np.int32)
         unseen = np.asarray(self.catalog.n_bands)[rows] == 0
-        poor = good & ((post.ess < self._enough()) | (post.pareto_k > GOOD_K))
+        poor = good & ~((post.ess >= self._enough()) & _honest(post))
         status |= np.where(~good & ~unseen, Status.NO_MODELS, 0).astype(np.int32)
         status |= np.where(poor, Status.LOW_ESS, 0).astype(np.int32)
         status |= np.where(good & (p_value < POOR_P), Status.POOR_FIT, 0).astype(np.int32)
         extended = good & (post.n_samples > self.options.n_samples)
         status |= np.where(extended, Status.EXTENDED, 0).astype(np.int32)
-        scale = np.exp(-2.0 * draws.mode.eta)
+        with np.errstate(over="ignore"):
+            scale = np.exp(-2.0 * draws.mode.eta)
         table = {
             "model_idx": (self.order[draws.model], -99),
             "ml_scale": (scale, 1),
@@ -247,9 +263,9 @@ class Runner:
 
     def wants_more(self, posterior: StarPosterior, n_rows: int) -> np.ndarray:
         """Which stars of a batch should go to the next round."""
-        ess, k = (np.asarray(x)[:n_rows] for x in (posterior.ess, posterior.pareto_k))
-        fitted = np.asarray(posterior.n_samples)[:n_rows] > 0
-        return fitted & ~((ess >= self.options.min_ess) & (k <= GOOD_K))
+        enough = np.asarray(posterior.ess) >= self.options.min_ess
+        fitted = np.asarray(posterior.n_samples) > 0
+        return (fitted & ~(enough & _honest(posterior)))[:n_rows]
 
     def run(self, todo: np.ndarray, write: Rows) -> Iterator[int]:
         """Fits rows, hands finished ones to `write`, and yields how many those were."""

@@ -74,8 +74,9 @@ def model_log_prior(
             raise ValueError(
                 f"lnprior has shape {total.shape}; one value for each of {len(grid)} models needed"
             )
-        if np.isnan(total).any():
-            raise ValueError(f"lnprior holds {np.isnan(total).sum()} NaN; use -inf to exclude")
+        bad = np.isnan(total) | (total == np.inf)
+        if bad.any():
+            raise ValueError(f"lnprior holds {bad.sum()} NaN or +inf; use -inf to exclude a model")
     elif point.mini is not None:
         total = np.asarray(KroupaIMF().log_prob(point), np.float64)
     elif point.Mr is not None:
@@ -88,6 +89,11 @@ def model_log_prior(
         log.warning("the grid has no 'agewt': every evolutionary point gets the same weight")
     if apply_grad:
         total = total + grid_cell_log_weight(labels, grid.axes)
+    for name in ("feh", "loga"):  # what the Galactic prior looks at
+        unknown = ~np.isfinite(labels.get(name, 0.0)) & np.isfinite(total)
+        if unknown.any():
+            log.warning("%d models without a finite '%s' are left out", unknown.sum(), name)
+            total = np.where(unknown, -np.inf, total)
     if not np.isfinite(total).any():
         raise ValueError("no model of the grid has a finite prior mass")
     return total
@@ -116,8 +122,14 @@ def device_models(grid: StarGrid, log_prior: np.ndarray) -> tuple[Models, np.nda
 def _informative(labels: Mapping[str, np.ndarray]) -> list[str]:
     """Labels worth a summary: those that vary, and those that priors look at."""
     needed = {*Point._fields} - {"agewt"}  # the age weight is part of the prior mass
-    varying = {name for name, values in labels.items() if np.unique(values).size > 1}
-    return [name for name in labels if name in needed or (name in varying and name != "agewt")]
+    chosen = []
+    for name, values in labels.items():
+        varies = name != "agewt" and np.unique(values).size > 1
+        if varies and name not in ("feh", "loga") and not np.isfinite(values).all():
+            log.warning("label '%s' is not finite for all models: it is not summarised", name)
+        elif varies or name in needed:
+            chosen.append(name)
+    return chosen
 
 
 def _bounds(name: str, limits: Sequence[float]) -> tuple[float, float]:

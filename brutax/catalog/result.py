@@ -1,14 +1,13 @@
 """The posteriors of a catalogue, as users hold them."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from brutax.catalog.store import FINGERPRINT, StoreError, read_arrays
+from brutax.catalog.store import FINGERPRINT, PosteriorStore, StoreError, read_arrays
 from brutax.core.star import Status
 
 if TYPE_CHECKING:
@@ -25,10 +24,10 @@ ALIASES = {
 UNITS = {"dist": "kpc", "av": "mag", "mini": "solMass", "Mr": "mag"}
 
 
-class FitResult(Mapping):
+class FitResult:
     """Posterior draws and summaries of one star or of a catalogue.
 
-    A mapping from names to arrays with a leading axis over stars: the datasets of the
+    Indexed by names, it gives arrays with a leading axis over stars: the datasets of the
     posterior file (`"samps_dist"`, `"obj_log_evid"`, ...), or `"<quantity>_samples"` for
     the draws of a quantity: `dist_samples` [kpc], `av_samples` [mag], `rv_samples`, and any label
     of the grid (`mini_samples`, `loga_samples`, ...). The result of a single star given
@@ -62,15 +61,14 @@ class FitResult(Mapping):
         result.path = Path(path)
         return result
 
-    def save(self, path: str | Path) -> Path:
-        """Writes the result as a posterior file (the layout of `fit(..., save_file=)`)."""
-        from brutax.catalog.store import PosteriorStore
+    def save(self, path: str | Path, overwrite: bool = False) -> Path:
+        """Writes the result as a posterior file (the layout of `fit(..., save_file=)`).
 
+        Raises `StoreError` if the file exists, unless it is a posterior file and `overwrite`.
+        """
         path = Path(path)
-        if self.path is not None and self.path.exists():
-            if self.path.resolve() != path.resolve():
-                shutil.copyfile(self.path, path)
-            return path
+        if path.exists() and not overwrite:
+            raise StoreError(f"{path} exists; choose another name or overwrite=True")
         own = {"parameters", "quantile_levels", "format", FINGERPRINT, "unfinished"}
         store = PosteriorStore.create(
             path,
@@ -110,6 +108,14 @@ class FitResult(Mapping):
 
     def __iter__(self) -> Any:
         return iter(self._arrays)
+
+    def keys(self) -> Any:
+        """Names of the arrays."""
+        return self._arrays.keys()
+
+    def items(self) -> Any:
+        """Names and arrays."""
+        return ((name, self[name]) for name in self._arrays)
 
     def __contains__(self, name: object) -> bool:
         try:

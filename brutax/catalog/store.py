@@ -110,6 +110,8 @@ def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
 
 def _reserve(path: Path) -> None:
     """Makes the disk promise the bytes of a file, so that a full one is found now."""
+    if not hasattr(os, "posix_fallocate"):  # not on every system
+        return
     with open(path, "r+b") as handle:
         os.posix_fallocate(handle.fileno(), 0, os.fstat(handle.fileno()).st_size)
 
@@ -144,7 +146,7 @@ class PosteriorStore:
         models: Mapping[str, np.ndarray] | None = None,
         save_draws: bool = True,
     ) -> "PosteriorStore":
-        """Makes the file, in place of an older one, once it is complete in structure.
+        """Makes the file, in place of an older posterior file, once it is complete in structure.
 
         `fingerprint` holds what the numbers depend on (as JSON); `attrs` holds what is good to
         know besides; `models` the labels of the grid's rows, so that the file stands alone.
@@ -153,7 +155,9 @@ class PosteriorStore:
         n_stars = len(source_id)
         table = fields(n_draws, len(parameters), len(levels), save_draws)
         _check_target(path, n_stars * sum(_bytes(field) for field in table.values()))
-        partial = path.with_name(path.name + ".new")
+        if path.exists():
+            check_ours(path)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.new")
         try:
             with h5py.File(partial, "w", libver="earliest") as file:
                 for name, field in table.items():
@@ -194,8 +198,11 @@ class PosteriorStore:
         except KeyError:
             store.close()
             raise StoreError(
-                f"{path} exists and was not written by brutax; choose another output or overwrite"
+                f"{path} exists and was not written by brutax; choose another output"
             ) from None
+        except (OSError, RuntimeError, json.JSONDecodeError):
+            store.close()
+            raise StoreError(f"{path} is damaged; delete it or choose another output") from None
         wanted = json.loads(json.dumps(dict(fingerprint)))
         differ = [key for key in sorted({*known, *wanted}) if known.get(key) != wanted.get(key)]
         if differ:
@@ -254,6 +261,16 @@ def _open(path: Path, mode: str) -> h5py.File:
         raise StoreError(f"cannot open {path}: {_reason(error)}") from error
 
 
+def check_ours(path: Path) -> None:
+    """Raises `StoreError` unless a file may be replaced: a posterior file that nobody has open."""
+    with _open(path, "r+") as file:
+        if FINGERPRINT not in file.attrs:
+            raise StoreError(
+                f"{path} exists and is not a posterior file: it is not replaced; "
+                "choose another output"
+            )
+
+
 def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """All datasets and root attributes of a posterior file; groups are joined with '/'."""
     with _open(Path(path), "r") as file:
@@ -267,9 +284,15 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
 
         try:
             file.visititems(visit)
-        except OSError as error:
-            raise StoreError(f"{path} is damaged: {_reason(error)}") from error
-        return arrays, dict(file.attrs)
+            attrs = dict(file.attrs)
+        except (OSError, RuntimeError, KeyError) as error:
+            raise StoreError(f"{path} is damaged: {error}".splitlines()[0]) from error
+        lacking = {"status", "source_id", "model_idx", "summary_mean"} - arrays.keys()
+        if lacking or not {"parameters", "quantile_levels"} <= attrs.keys():
+            raise StoreError(
+                f"{path} is damaged: it lacks {', '.join(sorted(lacking)) or 'attributes'}"
+            )
+        return arrays, attrs
 
 
 def _bytes(field: Field) -> int:

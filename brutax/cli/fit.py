@@ -10,7 +10,7 @@ import h5py
 import jax
 import numpy as np
 
-from brutax.analysis import fit, progress_bar
+from brutax.analysis import fit, posterior_path, progress_bar
 from brutax.catalog import Catalog, FitResult, read_stars
 from brutax.cli import report
 from brutax.cli.options import (
@@ -85,13 +85,17 @@ def run(args: argparse.Namespace) -> None:
         check_figure(figure)
     if args.float64:
         jax.config.update("jax_enable_x64", True)
+    output = posterior_path(args.output)
+    refuse_clashes(
+        {"the table": args.stars, "--grid": args.grid, "--offsets": args.offsets},
+        {"--output": output, "--summary": summary, "--figure": figure},
+    )
     grid = grid_from(args.grid, args.bands)
     say(args, f"{args.stars}:")
     stars = read(args, grid)
     if args.grid == DEMO:
         warn_of_demo()
     watch = Watch(args.quiet)
-    output = Path(args.output)
     result = watched_fit(
         watch,
         output,
@@ -116,6 +120,17 @@ def run(args: argparse.Namespace) -> None:
     if not args.quiet:
         print(watch.report(result))
         print_files(written)
+
+
+def refuse_clashes(inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+    """No output may be an input, or another output."""
+    taken = {Path(path).resolve(): name for name, path in inputs.items() if path is not None}
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        other = taken.setdefault(Path(path).resolve(), name)
+        if other != name:
+            raise UsageError(f"{name} {path} is the same file as {other}; give it another name")
 
 
 def read(args: argparse.Namespace, grid: StarGrid) -> Catalog:

@@ -17,6 +17,7 @@ from brutax.solver.problem import StarPrior
 from brutax.utils.math import log_ndtr_diff
 
 LN_2PI = float(np.log(2.0 * np.pi))
+TRUST = 0.5  # in ln(distance)
 
 
 class Conditional(NamedTuple):
@@ -63,13 +64,19 @@ class TruncatedGaussian(NamedTuple):
 def laplace(point: Expansion, prior: StarPrior) -> TruncatedGaussian:
     """The Gaussian that agrees with an expansion in value, gradient and curvature."""
     low, high = prior.av.low, prior.av.high
-    step = newton_step(point.grad, point.curv)
+    # a quadratic is not believed further than TRUST away: where the step within the range of A_V
+    # is longer, the point has not converged, and the gradient is shortened until it fits
+    inner = newton_step(point.grad, point.curv, low - point.theta.av, high - point.theta.av)
+    trust = jnp.minimum(1.0, TRUST / jnp.maximum(jnp.abs(inner.eta), 1e-6))
+    grad = Theta(*(trust * g for g in point.grad))
+    step = newton_step(grad, point.curv)
     cond = condition(point.curv)
-    peak = -point.phi - 0.5 * sum(g * d for g, d in zip(point.grad, step, strict=True))
+    peak = -point.phi - 0.5 * sum(g * d for g, d in zip(grad, step, strict=True))
     mean = Theta(*(t + d for t, d in zip(point.theta, step, strict=True)))
     scale = jnp.sqrt(cond.prec_av)
     inside = log_ndtr_diff((low - mean.av) * scale, (high - mean.av) * scale)
-    log_z = peak + 1.5 * LN_2PI - 0.5 * jnp.log(cond.prec_av * cond.det2) + inside
+    volume = 1.5 * LN_2PI - 0.5 * (jnp.log(cond.prec_av) + jnp.log(cond.det2))
+    log_z = peak + volume + inside
     return TruncatedGaussian(mean, point.curv, log_z, low, high)
 
 

@@ -61,6 +61,7 @@ class StarPosterior(NamedTuple):
     n_samples: Scalar
     chi2_min: Scalar
     captured: Scalar  # share of the screened mass in models that could be drawn or were refined
+    gap: Scalar  # log of the sum of all scores over the evidence: 0 for honest scores
 
 
 def parameter_names(models: Models) -> tuple[str, ...]:
@@ -188,8 +189,9 @@ def refine_survivors(
     chunks = padded.reshape(-1, min(CHUNK, padded.shape[0]))
     log_z = jax.lax.map(lambda chunk: over_models(weigh, models[chunk]), chunks).ravel()[:size]
     log_z = jnp.where(jnp.isfinite(log_z) & jnp.isfinite(best), log_z, -jnp.inf)
-    captured = jnp.exp(jax.nn.logsumexp(best) - jax.nn.logsumexp(scores))
-    return scores.at[index].set(log_z), captured
+    scores = scores.at[index].set(log_z)
+    captured = jnp.exp(jax.nn.logsumexp(log_z) - jax.nn.logsumexp(scores))
+    return scores, captured
 
 
 class Sampled(NamedTuple):
@@ -201,6 +203,7 @@ class Sampled(NamedTuple):
     std: Float[Array, " parameter"]
     chi2_min: Scalar
     captured: Scalar
+    log_total: Scalar  # log of the sum of all scores
 
 
 def sample_star(
@@ -214,7 +217,8 @@ def sample_star(
     weighted = _sample(star, models, prior, scores, key, settings)
     quantiles, mean, std = _summary(weighted, models)
     chi2_min = jnp.minimum(jnp.min(score.chi2), jnp.min(weighted.chi2))
-    return Sampled(weighted, quantiles, mean, std, chi2_min, captured)
+    total = jax.nn.logsumexp(scores)
+    return Sampled(weighted, quantiles, mean, std, chi2_min, captured, total)
 
 
 @eqx.filter_jit
@@ -254,18 +258,20 @@ def _conclude(
         size = log_weight.shape[0]
         seen = jnp.any(star.weight > 0) & jnp.any(jnp.isfinite(sampled.weighted.log_z))
         ess = effective_size(log_weight)
+        log_evidence = jax.nn.logsumexp(log_weight) - math.log(size)
         return StarPosterior(
             draws=_resample(sampled.weighted, key, n_draws),
             quantiles=sampled.quantiles,
             mean=sampled.mean,
             std=sampled.std,
-            log_evidence=jax.nn.logsumexp(log_weight) - math.log(size),
+            log_evidence=log_evidence,
             log_evidence_err=jnp.sqrt(jnp.maximum(1.0 / ess - 1.0 / size, 0.0)),
             ess=ess,
             pareto_k=pareto_k(log_weight),
             n_samples=jnp.where(seen, size, 0),
             chi2_min=sampled.chi2_min,
             captured=sampled.captured,
+            gap=sampled.log_total - log_evidence,
         )
 
     return jax.lax.map(one, (stars, sampled, keys))

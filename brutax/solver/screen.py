@@ -20,27 +20,44 @@ MIN_SNR = 3.0  # bands fainter than this have no magnitude; they count in the ex
 
 
 def start(star: Stars, model: Models, prior: StarPrior) -> Theta:
-    """The closed-form least-squares (distance modulus, A_V) in magnitudes, at the mean R_V."""
+    """The closed-form least-squares (distance modulus, A_V) in magnitudes, at the mean R_V.
+
+    A good parallax counts as one more magnitude, that of the distance modulus; A_V has a weak
+    prior, so that one band is enough for an answer.
+    """
     rv, _ = prior.rv.moments()
     rv = jnp.clip(rv, prior.rv.low, prior.rv.high)
     low, high = prior.av.low, prior.av.high
-    s_1 = s_q = s_qq = s_y = s_qy = jnp.zeros_like(model.log_prior)
+    snr = star.parallax * star.parallax_weight
+    good = snr > MIN_SNR
+    rows = [
+        (
+            jnp.where(good, (0.5 * LN_PER_MAG * snr) ** 2, 0.0),
+            -2.0 * jnp.log(jnp.where(good, star.parallax, 1.0)) / LN_PER_MAG,
+            jnp.zeros_like(model.log_prior),
+        )
+    ]
     for band in range(star.weight.shape[-1]):
         snr = star.flux[band] * star.weight[band]
         bright = snr > MIN_SNR
-        weight = jnp.where(bright, (LN_PER_MAG * snr) ** 2, 0.0)
         mag = star.unit_mag - jnp.log(jnp.where(bright, star.flux[band], 1.0)) / LN_PER_MAG
-        y = mag - model.mag[band]
-        q = model.red[band] + rv * model.dred[band]
-        s_1, s_q, s_qq = s_1 + weight, s_q + weight * q, s_qq + weight * q * q
-        s_y, s_qy = s_y + weight * y, s_qy + weight * q * y
-    # without a bright band the sums are empty: start at the faintest distance seen, no dust
-    s_1 = jnp.maximum(s_1, 1e-3)
-    det = jnp.maximum(s_qq - s_q * s_q / s_1, 1e-3 / (high - low) ** 2)
-    av = jnp.clip((s_qy - s_q * s_y / s_1) / det, low, high)
-    modulus = (s_y - av * s_q) / s_1
-    eta = jnp.clip(0.5 * LN_PER_MAG * modulus, -ETA_LIMIT, ETA_LIMIT)
-    return Theta(eta, av, jnp.broadcast_to(rv, eta.shape))
+        weight = jnp.where(bright, (LN_PER_MAG * snr) ** 2, 0.0)
+        y = jnp.where(bright, mag - model.mag[band], 0.0)
+        rows.append((weight, y, model.red[band] + rv * model.dred[band]))
+    mean_av, inv_std = prior.av.moments(jnp.ones_like(rv))
+    weak = 12.0 / (high - low) ** 2  # about a little dust
+    little = jnp.minimum(low + 1.0, high)
+    prec = inv_std**2 + weak
+    # without a bright band or a parallax: no distance is known, start at 1 kpc
+    total = jnp.maximum(sum(weight for weight, _, _ in rows), 1e-6)
+    mean_y = sum(weight * y for weight, y, _ in rows) / total
+    mean_q = sum(weight * q for weight, _, q in rows) / total
+    s_qq = sum(weight * (q - mean_q) ** 2 for weight, _, q in rows)
+    s_qy = sum(weight * (q - mean_q) * (y - mean_y) for weight, y, q in rows)
+    av = (s_qy + inv_std**2 * mean_av + weak * little) / (s_qq + prec)
+    av = jnp.clip(av, low, high)
+    eta = 0.5 * LN_PER_MAG * (mean_y - av * mean_q)
+    return Theta(jnp.clip(eta, -ETA_LIMIT, ETA_LIMIT), av, jnp.broadcast_to(rv, eta.shape))
 
 
 class Score(NamedTuple):
