@@ -20,8 +20,6 @@ NO_PARALLAX_ERR = 1e6  # [mas]; errors this large mean "no parallax"
 # 7e-3 mas, and the same numbers in arcsec are below 1e-3  [mas]
 PARALLAX_ERR_RANGE = (1e-3, 1e3)
 
-log = logging.getLogger("brutax")
-
 
 class CatalogError(ValueError):
     """Says in one line what was found in a catalogue and what to do about it."""
@@ -310,7 +308,7 @@ def _check_coords(coords: Any, n: int, said: list[str]) -> tuple[np.ndarray, np.
     sky = np.where(good[:, None], np.stack([wrapped, b], axis=1), np.nan)
     if good.sum() >= 20 and np.all(np.abs(sky[good]) <= (2.0 * np.pi, 0.5 * np.pi)):
         said.append("all l, b are within 2 pi and pi / 2: taken in degrees, but are they radians?")
-        log.warning("%s", said[-1])
+        logger.warning("%s", said[-1])
     return sky, ~good
 
 
