@@ -51,8 +51,8 @@ def _kind(path: Path) -> str:
                 return "posterior"
             if "mag_coeffs" in file or all(k in file for k in ("models", "reddening")):
                 return "grid"
-    except OSError as error:
-        raise CatalogError(f"{path} cannot be opened: {error}") from None
+    except (OSError, KeyError, RuntimeError) as error:
+        raise CatalogError(f"{path} cannot be opened: {error}".splitlines()[0]) from None
     return "table"
 
 

@@ -62,8 +62,9 @@ def open_grid(path: Any) -> Iterator[GridFile]:
     with h5:
         try:
             yield _describe(h5, str(path))
-        except OSError as error:  # a chunk that cannot be read
-            raise GridError(f"{path} is damaged: {error}") from error
+        except (OSError, KeyError, RuntimeError) as error:  # what HDF5 cannot read or find
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise GridError(f"{path} is damaged: {reason}") from error
 
 
 def _describe(h5: Any, name: str) -> GridFile:
