@@ -1,5 +1,6 @@
 # make demo   fits mock stars with demonstration models and writes the folder demo/
-# make test   runs all tests, those of arithmetic in both precisions
+# make test   runs the tests, those of arithmetic in both precisions
+# make test-slow  runs those that take long: calibration, the reference path
 # make lint   checks style and types
 # make clean  removes what the others made
 #
@@ -10,20 +11,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# tests of arithmetic, which run in double precision too
-NUMERICAL := $(patsubst %,tests/test_%.py,math photometry sampling priors sed grid gridpost solver)
+# tests of arithmetic, which run in double precision too (others choose the precision themselves)
+NUMERICAL := $(patsubst %,tests/test_%.py,math photometry sampling priors sed grid)
 
 # programs compiled by an earlier run are used again
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax-cache
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow lint clean
 
 demo: $(VENV)/.installed-all
 	$(BIN)/brutax demo -o demo
 
 test: $(VENV)/.installed-dev
-	JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q -m 'slow or not slow'
+	JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q
 	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q $(NUMERICAL)
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -m slow
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -128,6 +128,7 @@ def test_four_times_brighter_is_half_as_far(result, small_grid, small_stars):
     np.testing.assert_allclose(2 * near["summary_mean"][:, 0], far["summary_mean"][:, 0], rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_reference_and_fast_paths_agree(result, small_grid, small_stars):
     some = small_stars.select(np.arange(12))
     options = Options(method="reference", n_samples=4096)
@@ -181,6 +182,7 @@ def test_models_older_than_the_galaxy_are_flagged(small_grid, small_stars):
     assert (out["status"] & Status.NO_MODELS).all() and np.isfinite(out["samps_dist"]).all()
 
 
+@pytest.mark.slow
 def test_one_band_is_right_or_flagged(small_grid):
     """A single band leaves distance and dust degenerate, far from any Gaussian."""
     flux = np.full((2, 5), np.nan)
