@@ -82,7 +82,7 @@ def screen(star: Stars, models: Models, prior: StarPrior) -> Score:
     """Scores of all models, each field of shape (model,): `score_model` in three passes.
 
     Left to itself the compiler fuses the passes and computes the first again inside each
-    output of the later ones, at twice the cost.
+    output of the later ones.
     """
 
     def expand_at(model: Models, theta: Theta) -> Expansion:
