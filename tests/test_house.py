@@ -20,7 +20,7 @@ FLOORS = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # where two rooms of one floor meet, only in this direction
-NEIGHBOURS = {("plotting", "analysis"), ("survey", "analysis")}
+NEIGHBOURS = {("plotting", "analysis"), ("survey", "analysis"), ("core", "dust")}
 
 
 def room(path: Path) -> str:

@@ -1,0 +1,132 @@
+"""The shipped tracks: the Sun, gradients, validity, and the tables they were fitted to."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from brutax.core.spline import TensorSpline, clamped_knots, design_matrix
+from brutax.core.trackmodel import TrackModel, load_tracks
+
+
+@pytest.fixture(scope="module")
+def model() -> TrackModel:
+    return load_tracks()
+
+
+def point(model, mini, eep, feh):
+    return model(*(jnp.asarray(float(x)) for x in (mini, eep, feh)))
+
+
+def test_spline_is_the_textbook_one(rng):
+    knots = clamped_knots(np.array([0.0, 0.1, 0.3, 0.3, 0.5, 1.0]))
+    x = np.linspace(0.0, 1.0, 37)
+    matrix = design_matrix(knots, x)
+    count = matrix.shape[1]
+    coef = rng.normal(size=(count, count, 2))
+    spline = TensorSpline((knots, knots), coef)
+    got = jax.vmap(spline)(jnp.asarray(x), jnp.asarray(x[::-1].copy()))
+    np.testing.assert_allclose(
+        got, np.einsum("pa,pb,abo->po", matrix, matrix[::-1], coef), atol=3e-6
+    )
+    one = spline.at(jnp.asarray(x[5]))(jnp.asarray(x[9]))
+    np.testing.assert_allclose(one, spline(jnp.asarray(x[5]), jnp.asarray(x[9])), rtol=1e-5)
+
+
+def test_a_sun(model):
+    ages = jax.vmap(lambda eep: point_at(model, 1.0, eep, 0.0))(jnp.arange(250.0, 450.0))
+    now = int(np.argmin(np.abs(np.asarray(ages.loga) - np.log10(4.57e9))))
+    assert abs(float(ages.logl[now])) < 0.05
+    assert abs(10 ** float(ages.logt[now]) - 5772.0) < 100.0
+    assert abs(float(ages.logg[now]) - 4.438) < 0.03
+
+
+def point_at(model, mini, eep, feh):
+    return model(jnp.asarray(mini), eep, jnp.asarray(feh))
+
+
+@pytest.mark.parametrize("mini, feh", [(0.5, 0.0), (1.0, -1.0), (1.5, 0.2), (3.0, -0.3)])
+def test_age_grows_along_the_main_sequence(model, mini, feh):
+    eep = jnp.arange(202.0, 450.0)
+    track = jax.vmap(lambda e: point_at(model, mini, e, feh))(eep)
+    assert np.all(np.diff(np.asarray(track.loga)) > 0)
+    assert np.all(np.asarray(track.agewt) > 0)
+    grown = np.gradient(10.0 ** np.asarray(track.loga, np.float64))
+    np.testing.assert_allclose(np.median(np.asarray(track.agewt) / grown), 1.0, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "mini, eep, feh", [(1.0, 350.0, 0.0), (0.7, 300.0, -1.1), (2.0, 500.0, 0.1)]
+)
+def test_gradients(model, mini, eep, feh):
+    with jax.enable_x64(True):
+        double = load_tracks()
+        x = jnp.asarray([mini, eep, feh])
+
+        def f(x):
+            return jnp.stack(double(x[0], x[1], x[2])[:4])
+
+        jacobian = jax.jacrev(f)(x)
+        for k, step in enumerate((1e-5, 1e-3, 1e-5)):
+            h = jnp.zeros(3).at[k].set(step)
+            slope = (f(x + h) - f(x - h)) / (2 * step)
+            np.testing.assert_allclose(jacobian[:, k], slope, rtol=1e-4, atol=1e-6)
+
+
+def test_lattice_is_the_same_one_by_one(model):
+    mini, eep, feh = (
+        jnp.asarray([0.3, 1.0, 5.0]),
+        jnp.asarray([210.0, 480.5]),
+        jnp.asarray([-1.2, 0.0]),
+    )
+    table = model.lattice(mini, eep, feh)
+    for i, j, k in np.ndindex(3, 2, 2):
+        one = model(mini[i], eep[j], feh[k])
+        for name in one._fields:
+            np.testing.assert_allclose(
+                getattr(table, name)[i, j, k], getattr(one, name), rtol=2e-5, atol=2e-5
+            )
+
+
+@pytest.mark.parametrize(
+    "mini, eep, feh",
+    [(0.05, 300, 0), (500.0, 300, 0), (1, 0, 0), (1, 900, 0), (1, 300, 0.6), (1, 300, -5)],
+)
+def test_outside_is_not_valid_but_finite(model, mini, eep, feh):
+    out = point(model, mini, eep, feh)
+    assert not out.valid
+    assert all(np.isfinite(np.asarray(x)) for x in out[:-1])
+
+
+def test_inside_is_valid(model):
+    assert point(model, 1.0, 350, 0.0).valid
+    assert point(model, 0.8, 605, -1.5).valid
+
+
+def test_close_to_the_tables(model, shared):
+    h5py = pytest.importorskip("h5py")
+    path = shared / "models/mist_eep_tracks_vvcrit0.0.h5"
+    with h5py.File(path) as file:
+        mini, feh = file["mini"][:], file["feh_init"][:]
+        picks = [
+            (np.argmin(abs(mini - m)), np.argmin(abs(feh - z)))
+            for m in (0.6, 0.9, 1.3, 1.7, 2.5)
+            for z in (-1.5, -0.5, 0.0)
+        ]
+        gaps = []
+        for m, z in picks:
+            start, count = file["offset"][z, m]
+            rows = slice(start + 201, start + min(int(count), 808))
+            radius, teff = file["radius_rsun"][rows], file["teff_k"][rows]
+            age = file["age_gyr"][rows]
+            eep = jnp.arange(202.0, 202.0 + len(teff))
+            got = jax.vmap(lambda e, m=m, z=z: point_at(model, float(mini[m]), e, float(feh[z])))(
+                eep
+            )
+            ok = np.asarray(got.valid)
+            logl = 2 * np.log10(radius) + 4 * np.log10(teff / 5772.0)
+            gap = [got.loga - np.log10(age) - 9, got.logl - logl, got.logt - np.log10(teff)]
+            gaps.append(np.abs(np.stack(gap))[:, ok])
+    gaps = np.concatenate(gaps, axis=1)
+    assert gaps.shape[1] > 5000
+    assert np.all(np.median(gaps, axis=1) < [0.005, 0.002, 0.002])
