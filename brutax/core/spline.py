@@ -72,7 +72,7 @@ class TensorSpline(eqx.Module):
         coef = self.coef
         local = [local_basis(knot, value) for knot, value in zip(self.knots, x, strict=True)]
         index = tuple(
-            (at.first + jnp.arange(DEGREE + 1)).reshape(
+            (at.first + jnp.arange(DEGREE + 1, dtype=at.first.dtype)).reshape(
                 [-1 if a == axis else 1 for a in range(len(local))]
             )
             for axis, at in enumerate(local)
@@ -86,7 +86,7 @@ class TensorSpline(eqx.Module):
         """The spline of the remaining variables where one of them has the value `x`."""
         here = local_basis(self.knots[axis], x)
         coef = jnp.moveaxis(self.coef, axis, 0)
-        coef = jnp.tensordot(here.weight, coef[here.first + jnp.arange(DEGREE + 1)], axes=1)
+        coef = jnp.tensordot(here.weight, coef[here.first + jnp.arange(DEGREE + 1, dtype=here.first.dtype)], axes=1)
         rest = tuple(knot for k, knot in enumerate(self.knots) if k != axis)
         return TensorSpline(rest, coef)
 

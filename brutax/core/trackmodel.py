@@ -88,7 +88,7 @@ class TrackModel(eqx.Module):
 def _design(knots: Float[Array, " knot"], x: Float[Array, " x"]) -> Float[Array, "x basis"]:
     """The basis functions at every point, as a matrix."""
     local = jax.vmap(lambda one: local_basis(knots, one))(x)
-    columns = local.first[:, None] + jnp.arange(DEGREE + 1)[None, :]
+    columns = local.first[:, None] + jnp.arange(DEGREE + 1, dtype=local.first.dtype)[None, :]
     rows = jnp.arange(x.shape[0])[:, None]
     blank = jnp.zeros((x.shape[0], knots.shape[0] - DEGREE - 1), local.weight.dtype)
     return blank.at[rows, columns].set(local.weight)

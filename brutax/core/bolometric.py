@@ -1,0 +1,156 @@
+"""The bolometric corrections inside brutax: smooth functions fitted to the MIST v1.2 tables.
+
+`training/fit_bolometric.py` makes the file. `M_band = 4.74 - 2.5 log10 L - BC_band`, extinction
+included in BC. Without dust BC is a spline in (log10 Teff, log g, [Fe/H]); the extinction is
+
+    A_band = A_V (k0 + k1 A_V + k2 A_V²) p_band(3.1 / R_V),
+
+with `k` splines in the same variables fitted to the tables (Cardelli, Clayton & Mathis 1989 at
+R_V = 3.1), and `p` the ratio of a law at R_V to that one at the band's effective wavelength.
+"""
+
+import difflib
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from io import BytesIO
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from brutax.core.spline import TensorSpline
+from brutax.utils._namespace import as_float
+
+M_BOL_SUN = 4.74  # zero point of bolometric magnitudes, IAU 2015 B2
+LAWS = ("CCM89", "F99", "F19", "G23")
+# nodes and weights with which brutus fits its reddening coefficients: the straight line in A_V
+# starts at A_V = 0 and its slope is the mean of the secants to these A_V; the line in R_V has
+# residuals weighted with exp(-|R_V - 3.3| / 0.5)
+_AV_NODES = np.array([0.3, 0.6, 0.9, 1.2, 1.5 - 1e-5])
+_RV_NODES = np.array([2.4, 2.7, 3.0, 3.3, 3.6, 3.9, 4.2])
+
+
+class Bolometric(eqx.Module):
+    """Bolometric corrections and extinction of stars in some bands."""
+
+    bare: TensorSpline  # (log10 Teff, log g, [Fe/H]) -> BC without dust, per band
+    dust: TensorSpline  # -> k0, k1, k2 of every band
+    law_ratio: Float[Array, "band power"]  # polynomial in 3.1 / R_V
+    logt_nodes: Float[Array, " teff"]
+    logg_low: Float[Array, " teff"]  # gravities between which there are atmospheres
+    logg_high: Float[Array, " teff"]
+    bands: tuple[str, ...] = eqx.field(static=True)
+    systems: tuple[str, ...] = eqx.field(static=True)
+    law: str = eqx.field(static=True)
+
+    def __call__(
+        self,
+        logt: Float[Array, ""],
+        logg: Float[Array, ""],
+        feh: Float[Array, ""],
+        av: Float[Array, ""],
+        rv: Float[Array, ""],
+    ) -> Float[Array, " band"]:
+        """Bolometric corrections of one star behind dust of A_V [mag] and R_V."""
+        at = self._inside(logt, logg, feh)
+        powers = jnp.stack([jnp.ones_like(av), av, av**2])
+        ratio = self._dust(at) @ powers
+        return self.bare(*at) - av * ratio * self._law(rv)
+
+    def magnitudes(
+        self,
+        logl: Float[Array, ""],
+        logt: Float[Array, ""],
+        logg: Float[Array, ""],
+        feh: Float[Array, ""],
+        av: Float[Array, ""],
+        rv: Float[Array, ""],
+    ) -> Float[Array, " band"]:
+        """Absolute magnitudes of a star of log10 luminosity [Lsun]."""
+        return M_BOL_SUN - 2.5 * logl - self(logt, logg, feh, av, rv)
+
+    def reddening(
+        self, logt: Float[Array, ""], logg: Float[Array, ""], feh: Float[Array, ""]
+    ) -> tuple[Float[Array, " band"], Float[Array, " band"]]:
+        """`A_band / A_V` at R_V = 0 and its slope with R_V, from the same fit as brutus'."""
+        powers = as_float(np.mean(_AV_NODES[:, None] ** np.arange(3), axis=0))
+        ratio = self._dust(self._inside(logt, logg, feh)) @ powers
+        weight = np.exp(-2.0 * np.abs(_RV_NODES - 3.3) / 0.5)
+        centre = np.sum(weight * _RV_NODES) / np.sum(weight)
+        tilt = weight * (_RV_NODES - centre)
+        tilt = tilt / np.sum(tilt * (_RV_NODES - centre))
+        vander = (3.1 / _RV_NODES[:, None]) ** np.arange(self.law_ratio.shape[1])
+        slope = self.law_ratio @ as_float(tilt @ vander)
+        mean = self.law_ratio @ as_float(weight / np.sum(weight) @ vander)
+        return ratio * (mean - slope * centre), ratio * slope
+
+    def valid(
+        self, logt: Float[Array, ""], logg: Float[Array, ""], feh: Float[Array, ""]
+    ) -> Bool[Array, ""]:
+        """Whether there are model atmospheres for a star."""
+        low = jnp.interp(logt, self.logt_nodes, self.logg_low)
+        high = jnp.interp(logt, self.logt_nodes, self.logg_high)
+        metals = self.bare.knots[2]
+        ok = (logt >= self.logt_nodes[0]) & (logt <= self.logt_nodes[-1])
+        return ok & (logg >= low) & (logg <= high) & (feh >= metals[0]) & (feh <= metals[-1])
+
+    def _inside(self, *point: Array) -> tuple[Array, ...]:
+        return tuple(jnp.clip(x, k[0], k[-1]) for x, k in zip(point, self.bare.knots))
+
+    def _dust(self, at: tuple[Array, ...]) -> Float[Array, "band power"]:
+        return self.dust(*at).reshape(len(self.bands), 3)
+
+    def _law(self, rv: Float[Array, ""]) -> Float[Array, " band"]:
+        x = 3.1 / rv
+        return self.law_ratio @ x ** jnp.arange(self.law_ratio.shape[1], dtype=x.dtype)
+
+
+@cache
+def _arrays() -> dict[str, np.ndarray]:
+    raw = (files("brutax.data") / "builtin" / "bolometric.npz").read_bytes()
+    with np.load(BytesIO(raw)) as file:
+        return dict(file)
+
+
+def available_bands() -> tuple[str, ...]:
+    """The bands of the models inside brutax."""
+    return tuple(str(band) for band in _arrays()["bands"])
+
+
+def load_bolometric(bands: Sequence[str] | None = None, *, law: str = "F99") -> Bolometric:
+    """The bolometric corrections that come with brutax, of some bands (None: all).
+
+    `law` is the extinction curve: CCM89, F99, F19 or G23 (Cardelli et al. 1989; Fitzpatrick 1999;
+    Fitzpatrick et al. 2019; Gordon et al. 2023). Raises `ValueError` for unknown bands and laws.
+    """
+    data, known = _arrays(), available_bands()
+    wanted = known if bands is None else tuple(bands)
+    for band in wanted:
+        if band not in known:
+            close = difflib.get_close_matches(band, known, 4, 0.4)
+            ends = [name for name in known if name.lower().endswith("_" + band.lower())]
+            hint = f"did you mean {', '.join(ends or close)}? " if ends or close else ""
+            raise ValueError(
+                f"band {band!r} is not in the models; {hint}There are {', '.join(known)}"
+            )
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise ValueError(f"give one or more different bands, not {list(wanted)}")
+    if law not in LAWS:
+        raise ValueError(f"extinction law {law!r} is not one of {', '.join(LAWS)}")
+    pick = [known.index(band) for band in wanted]
+    dust = data["dust"].reshape(*data["dust"].shape[:3], len(known), 3)[..., pick, :]
+    return Bolometric(
+        TensorSpline([data[f"knots_{k}"] for k in range(3)], data["coef"][..., pick]),
+        TensorSpline(
+            [data[f"dust_knots_{k}"] for k in range(3)], dust.reshape(*dust.shape[:3], -1)
+        ),
+        as_float(data["law_ratio"][LAWS.index(law)][pick]),
+        as_float(np.log10(data["teff"])),
+        as_float(data["logg_low"]),
+        as_float(data["logg_high"]),
+        wanted,
+        tuple(str(data["system"][k]) for k in pick),
+        law,
+    )

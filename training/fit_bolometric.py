@@ -1,0 +1,210 @@
+"""Fits the smooth functions of `brutax/data/builtin/bolometric.npz` to the MIST tables.
+
+    python training/fit_bolometric.py    # accuracy on held-out nodes, then the shipped fit
+
+Reads `../shared/data/models/mist_bc_tables_fixedfeh.h5` (MIST bolometric corrections: Dotter
+2016; Choi et al. 2016). Without dust: one spline in (log10 Teff, log g, [Fe/H]). Extinction of the
+tables (Cardelli, Clayton & Mathis 1989 at R_V = 3.1): `A_band / A_V` is a quadratic in A_V whose
+coefficients are coarser splines. Other laws and R_V scale it by the ratio of the curves at the
+effective wavelength of the band, a polynomial in 1/R_V fitted to the `dust_extinction` package.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from brutax.core.spline import clamped_knots, design_matrix
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLES = ROOT.parent / "shared/data/models/mist_bc_tables_fixedfeh.h5"
+TARGET = ROOT / "brutax/data/builtin/bolometric.npz"
+RESULT = ROOT / "benchmarks/results/bolometric_accuracy.json"
+
+HELD_OUT = 0.05
+QUANTUM = 2.0**-11  # rounding of coefficients [mag]
+LAWS = ("CCM89", "F99", "F19", "G23")
+RV_RANGE = (2.3, 5.6)  # where all of these laws are defined
+DEGREE_RV = 4
+# effective wavelengths [angstrom] that the tables do not state (UKIDSS: Hewett et al. 2006;
+# Kepler D51 is a narrow filter at 5100)
+WAVELENGTH = {"UKIDSS_Z": 8817.0, "UKIDSS_Y": 10305.0, "UKIDSS_J": 12483.0, "UKIDSS_H": 16313.0,
+              "UKIDSS_K": 22010.0, "Kepler_D51": 5100.0}  # fmt: skip
+
+
+def read_tables() -> dict:
+    """Tables (teff, logg, feh, band), with and without dust."""
+    with h5py.File(TABLES) as file:
+        bands = sorted(file["bc"])
+        out = {n: file[n][:] for n in ("av", "feh", "logg", "teff")}
+        bc = np.stack([file["bc"][band][:] for band in bands], axis=-1)
+        attrs = [dict(file["bc"][band].attrs) for band in bands]
+    out["bc"] = bc.transpose(0, 3, 2, 1, 4).astype(float)  # (av, teff, logg, feh, band)
+    out["bands"] = bands
+    out["system"] = [str(a["system"]) for a in attrs]
+    out["derived"] = [str(a["derived"]) == "True" for a in attrs]
+    wave = [float(a.get("lambda_eff", a.get("lambda_pivot", 0.0))) for a in attrs]
+    out["wavelength"] = [WAVELENGTH.get(b, w) for b, w in zip(bands, wave)]
+    return out
+
+
+def thin(nodes: np.ndarray, step: float) -> np.ndarray:
+    """Break points at every `step`-th node, both ends among them."""
+    index = np.unique(np.round(np.arange(0, nodes.size - 1, step)).astype(int))
+    return nodes[np.unique([*index, nodes.size - 1])]
+
+
+def fit(axes, steps, value, weight, passes):
+    """Least-squares spline on a lattice; nodes of no weight are filled with the fit itself."""
+    knots = [clamped_knots(thin(x, step)) for x, step in zip(axes, steps)]
+    design = [design_matrix(k, x) for k, x in zip(knots, axes)]
+    solve = []
+    for matrix in design:
+        rough = np.diff(np.eye(matrix.shape[1]), 2, axis=0)
+        solve.append(np.linalg.solve(matrix.T @ matrix + 1e-6 * rough.T @ rough, matrix.T))
+    filled = np.where(weight[..., None], value, np.nan)
+    for axis in (0, 1, 2):
+        moved = np.moveaxis(filled, axis, -1)
+        flat = moved.reshape(-1, moved.shape[-1])
+        for row in np.flatnonzero(np.isnan(flat).any(1) & np.isfinite(flat).any(1)):
+            good = np.isfinite(flat[row])
+            flat[row] = np.interp(axes[axis], axes[axis][good], flat[row][good])
+        filled = np.moveaxis(flat.reshape(moved.shape), -1, axis)
+    for _ in range(passes):
+        coef = np.einsum("at,tgfb,cg,df->acdb", solve[0], filled, solve[1], solve[2], optimize=True)
+        model = np.einsum(
+            "ta,acdb,gc,fd->tgfb", design[0], coef, design[1], design[2], optimize=True
+        )
+        filled = np.where(weight[..., None], value, filled + 1.8 * (model - filled))
+    return knots, coef, model
+
+
+def covered(bare: np.ndarray) -> np.ndarray:
+    """Nodes that hold an atmosphere: the tables repeat the last one along log g beyond it."""
+    same = np.all(np.diff(bare, axis=1) == 0, axis=-1)  # (teff, logg - 1, feh)
+    out = np.ones(bare.shape[:3], bool)
+    for g in range(same.shape[1]):  # from low gravities: constant so far
+        out[:, g] = ~np.logical_and.accumulate(same[:, : g + 1], axis=1)[:, -1]
+    for g in range(same.shape[1], 0, -1):  # from high gravities
+        out[:, g] &= ~np.logical_and.accumulate(same[:, g - 1 :][:, ::-1], axis=1)[:, -1]
+    return out
+
+
+def reach_in_logg(finite: np.ndarray, logg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest log g with atmospheres of most [Fe/H] at each Teff."""
+    some = finite.mean(axis=2) > 0.5
+    some[~some.any(axis=1), 13] = True
+    low = logg[np.argmax(some, axis=1)]
+    return low, logg[some.shape[1] - 1 - np.argmax(some[:, ::-1], axis=1)]
+
+
+def quadratic_in_av(tables: dict) -> np.ndarray:
+    """Coefficients of `A_band / A_V = k0 + k1 A_V + k2 A_V²`, (teff, logg, feh, band x 3)."""
+    av = tables["av"][1:]
+    ratio = (tables["bc"][0] - tables["bc"][1:]) / av[:, None, None, None, None]
+    basis = np.stack([np.ones_like(av), av, av**2], axis=1)
+    k = np.tensordot(np.linalg.pinv(basis), ratio, axes=1)
+    return np.moveaxis(k, 0, -1).reshape(*ratio.shape[1:4], -1)
+
+
+def law_ratios(wavelength: np.ndarray) -> np.ndarray:
+    """`a_law(R_V) / a_CCM89(3.1)` as polynomials in 3.1 / R_V, (law, band, power)."""
+    import astropy.units as u
+    from dust_extinction.parameter_averages import CCM89, F19, F99, G23
+
+    curves = {"CCM89": CCM89, "F99": F99, "F19": F19, "G23": G23}
+    rv = np.linspace(*RV_RANGE, 41)
+    base = reach(CCM89(Rv=3.1), wavelength, u)
+    out = []
+    for name in LAWS:
+        table = np.stack([reach(curves[name](Rv=r), wavelength, u) / base for r in rv])
+        vander = (3.1 / rv[:, None]) ** np.arange(DEGREE_RV + 1)
+        coef, *_ = np.linalg.lstsq(vander, table, rcond=None)
+        print(f"  {name}: polynomial in R_V within {np.abs(vander @ coef - table).max():.4f}")
+        out.append(coef.T)
+    return np.stack(out)
+
+
+def reach(curve, wavelength, u) -> np.ndarray:
+    """A curve at wavelengths [angstrom]; beyond its red end it falls as wavelength^-1.7."""
+    low, high = curve.x_range  # inverse micron
+    x = 1e4 / np.asarray(wavelength)
+    inside = np.clip(x, low * 1.0001, high * 0.9999)
+    return np.asarray(curve(inside / u.micron)) * np.where(
+        x < low, (x / (low * 1.0001)) ** 1.7, 1.0
+    )
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    start = time.perf_counter()
+    tables = read_tables()
+    bands = tables["bands"]
+    axes = (np.log10(tables["teff"]), tables["logg"], tables["feh"])
+    print(
+        {
+            k: (v.min(), v.max(), v.size)
+            for k, v in tables.items()
+            if k in ("teff", "logg", "feh", "av")
+        }
+    )
+    bare = tables["bc"][0]
+    finite = covered(bare)
+    low, high = reach_in_logg(finite, tables["logg"])
+    print(f"{finite.mean():.0%} of the nodes are model atmospheres, the rest repeats them")
+    held = (np.random.default_rng(2).random(finite.shape) < HELD_OUT) & finite
+    steps, coarse = (1.1, 1.3, 1.3), (3.0, 4.0, 5.0)
+    _, coef, model = fit(axes, steps, bare, finite & ~held, 40)
+    ratio = quadratic_in_av(tables)
+    _, dust, dust_model = fit(axes, coarse, ratio, finite & ~held, 20)
+    teff, logg = tables["teff"][:, None, None], tables["logg"][None, :, None]
+    usual = held & (teff >= 3000) & (teff <= 15000) & (logg >= -0.5) & (logg <= 5.5)
+    report: dict = {"coefficients": int(coef.size + dust.size), "held out": {}}
+    k = dust_model.reshape(*dust_model.shape[:3], len(bands), 3)
+    for b, band in enumerate(bands):
+        gap = 1e3 * np.abs(model - bare)[usual][:, b]
+        row = {"A_V 0 [mmag]": [round(float(q), 2) for q in np.quantile(gap, (0.5, 0.95, 0.99))]}
+        for av in (1.0, 6.0):
+            n = int(np.argmin(np.abs(tables["av"] - av)))
+            a = av * (k[..., b, 0] + av * k[..., b, 1] + av**2 * k[..., b, 2])
+            dusty = 1e3 * np.abs(a - (bare - tables["bc"][n])[..., b])[usual]
+            row[f"extinction at A_V {av:g} [mmag]"] = [
+                round(float(q), 2) for q in np.quantile(dusty, (0.5, 0.99))
+            ]
+        report["held out"][band] = row
+        print(f"  {band:16s}", *row.values())
+    middle = 1e3 * np.abs(model - bare)[usual]
+    optical = [b for b, w in enumerate(tables["wavelength"]) if w > 4000]
+    report["optical and infrared, median and 99 % [mmag]"] = [
+        round(float(q), 2) for q in np.quantile(middle[:, optical], (0.5, 0.99))
+    ]
+    print(report["optical and infrared, median and 99 % [mmag]"])
+
+    knots, coef, _ = fit(axes, steps, bare, finite, 40)
+    dust_knots, dust, _ = fit(axes, coarse, ratio, finite, 20)
+    np.savez_compressed(
+        TARGET,
+        teff=tables["teff"], logg_low=low, logg_high=high, bands=np.array(bands), system=np.array(tables["system"]), derived=np.array(tables["derived"]),
+        wavelength=np.array(tables["wavelength"]), laws=np.array(LAWS),
+        coef=(np.round(coef / QUANTUM) * QUANTUM).astype(np.float32),
+        dust=(np.round(dust * 2.0**14) / 2.0**14).astype(np.float32),
+        law_ratio=law_ratios(np.array(tables["wavelength"])).astype(np.float32),
+        **{f"knots_{n}": x for n, x in enumerate(knots)},
+        **{f"dust_knots_{n}": x for n, x in enumerate(dust_knots)},
+    )  # fmt: skip
+    report["bytes"] = TARGET.stat().st_size
+    report["table values"] = int(bare.size)
+    RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    print(
+        report["coefficients"],
+        report["table values"],
+        report["bytes"],
+        f"{time.perf_counter() - start:.0f} s",
+    )
+
+
+if __name__ == "__main__":
+    main()
