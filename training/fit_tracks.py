@@ -31,6 +31,7 @@ TEFF_SUN, LOGG_SUN = 5772.0, 4.438
 OUTPUTS = ("loga", "logl", "logt", "dfeh", "log_agewt")
 QUANTUM = np.array([2.0**-15, 2.0**-13, 2.0**-14, 2.0**-12, 2.0**-11])  # rounding of coefficients
 HELD_OUT = 0.05
+STRETCH = 12  # EEPs
 PASSES = 120
 RELAX = 1.8  # the iteration contracts monotonically, so that steps may be longer
 PHASES = {
@@ -125,7 +126,7 @@ def fit(tracks: Tracks, missing: np.ndarray, passes: int = PASSES) -> Fit:
         rough = np.diff(np.eye(matrix.shape[1]), 3, axis=0)
         solve.append(np.linalg.solve(matrix.T @ matrix + 1e-5 * rough.T @ rough, matrix.T))
     filled = fill(tracks.value, missing)
-    for k in range(passes):
+    for _ in range(passes):
         coef = np.einsum("am,mefo->aefo", solve[0], filled, optimize=True)
         coef = np.einsum("be,aefo->abfo", solve[1], coef, optimize=True)
         coef = np.einsum("cf,abfo->abco", solve[2], coef, optimize=True)
@@ -195,15 +196,16 @@ def errors(tracks: Tracks, model: np.ndarray, where: np.ndarray) -> dict:
 
 
 def usable(tracks: Tracks, model: np.ndarray) -> np.ndarray:
-    """Last EEP up to which the fitted age of a track grows and the fit is close to it."""
+    """Last EEP up to which the fit follows a track."""
     last = tracks.last.copy()
     gap = np.abs(model - tracks.value)
-    bad = (gap[..., 0] > 0.1) | (gap[..., 1] > 0.3) | (gap[..., 2] > 0.1)
-    bad[:, 1:454] |= np.diff(model[:, :454, :, 0], axis=1) <= 0
-    bad[:, :201] = False  # the first points of a track are counted by its age alone
+    far = (gap[..., 0] > 0.1) | (gap[..., 1] > 0.3) | (gap[..., 2] > 0.1)
+    far[:, :201] = False  # the first points of a track are counted by its age alone
+    # a spike is smoothed over; a stretch that the fit does not follow ends the track
+    lost = np.lib.stride_tricks.sliding_window_view(far, STRETCH, axis=1).all(axis=-1)
     for i, j in np.ndindex(last.shape):
-        if last[i, j] and bad[i, :, j].any():
-            last[i, j] = min(last[i, j], int(np.argmax(bad[i, :, j])))
+        if last[i, j] and lost[i, :, j].any():
+            last[i, j] = min(last[i, j], int(np.argmax(lost[i, :, j])))
     return last
 
 
@@ -214,9 +216,7 @@ def main() -> None:
     tracks = read_tracks()
     absent = ~np.isfinite(tracks.value).all(axis=-1)
     held = hold_out(tracks, np.random.default_rng(1))
-    print(
-        f"{tracks.value.shape} read, {held.sum()} tracks held out, {time.perf_counter() - start:.0f} s"
-    )
+    print(f"{tracks.value.shape} read, {held.sum()} tracks held out")
     trial = fit(tracks, absent | held[:, None, :])
     design = designs(tracks, trial)
     model = evaluate(design, trial.coef)

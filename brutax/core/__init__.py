@@ -1,7 +1,13 @@
 """Stars and the models of stars."""
 
+from brutax.core.bolometric import Bolometric as Bolometric
+from brutax.core.bolometric import available_bands as available_bands
+from brutax.core.bolometric import load_bolometric as load_bolometric
+from brutax.core.corrections import CorrectionParams as CorrectionParams
+from brutax.core.corrections import get_corrections as get_corrections
 from brutax.core.demo import DEMO_BANDS as DEMO_BANDS
 from brutax.core.demo import demo_grid as demo_grid
+from brutax.core.generate import GridGenerator as GridGenerator
 from brutax.core.grid import StarGrid as StarGrid
 from brutax.core.interpolate import Lattice as Lattice
 from brutax.core.interpolate import build_lattice as build_lattice
@@ -10,3 +16,6 @@ from brutax.core.sed import get_seds as get_seds
 from brutax.core.sed import reddened_mag as reddened_mag
 from brutax.core.star import Stars as Stars
 from brutax.core.star import Status as Status
+from brutax.core.trackmodel import TrackModel as TrackModel
+from brutax.core.trackmodel import load_tracks as load_tracks
+from brutax.core.tracks import EEPTracks as EEPTracks

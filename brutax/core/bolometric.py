@@ -141,8 +141,9 @@ def load_bolometric(bands: Sequence[str] | None = None, *, law: str = "F99") -> 
         raise ValueError(f"extinction law {law!r} is not one of {', '.join(LAWS)}")
     pick = [known.index(band) for band in wanted]
     dust = data["dust"].reshape(*data["dust"].shape[:3], len(known), 3)[..., pick, :]
+    coef = data["coef"] @ data["basis"][:, pick] + data["centre"][pick]  # splines sum to one
     return Bolometric(
-        TensorSpline([data[f"knots_{k}"] for k in range(3)], data["coef"][..., pick]),
+        TensorSpline([data[f"knots_{k}"] for k in range(3)], coef),
         TensorSpline(
             [data[f"dust_knots_{k}"] for k in range(3)], dust.reshape(*dust.shape[:3], -1)
         ),

@@ -40,7 +40,8 @@ def as_params(corr_params: Any) -> CorrectionParams:
         return CorrectionParams()
     if len(corr_params) != 4:
         raise ValueError(
-            f"corr_params has {len(corr_params)} numbers; it is (dtdm, drdm, msto_smooth, feh_scale)"
+            f"corr_params has {len(corr_params)} numbers; "
+            "it is (dtdm, drdm, msto_smooth, feh_scale)"
         )
     return CorrectionParams(*corr_params)
 

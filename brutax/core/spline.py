@@ -24,7 +24,7 @@ class Local(NamedTuple):
     """The basis functions that do not vanish at a point."""
 
     first: Int[Array, ""]  # index of the first of them
-    weight: Float[Array, "4"]
+    weight: Float[Array, " 4"]
 
 
 def local_basis(knots: Float[Array, " knot"], x: Float[Array, ""]) -> Local:
@@ -86,7 +86,9 @@ class TensorSpline(eqx.Module):
         """The spline of the remaining variables where one of them has the value `x`."""
         here = local_basis(self.knots[axis], x)
         coef = jnp.moveaxis(self.coef, axis, 0)
-        coef = jnp.tensordot(here.weight, coef[here.first + jnp.arange(DEGREE + 1, dtype=here.first.dtype)], axes=1)
+        coef = jnp.tensordot(
+            here.weight, coef[here.first + jnp.arange(DEGREE + 1, dtype=here.first.dtype)], axes=1
+        )
         rest = tuple(knot for k, knot in enumerate(self.knots) if k != axis)
         return TensorSpline(rest, coef)
 
