@@ -274,7 +274,7 @@ def test_usage(capsys):
         assert stop.value.code == 0 and f"example:\n  brutax {command} " in out
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert capsys.readouterr().out.count("\n  brutax ") == 4
+    assert capsys.readouterr().out.count("\n  brutax ") == 5
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"brutax {brutax.__version__}\n"
