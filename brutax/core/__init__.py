@@ -11,6 +11,8 @@ from brutax.core.generate import GridGenerator as GridGenerator
 from brutax.core.grid import StarGrid as StarGrid
 from brutax.core.interpolate import Lattice as Lattice
 from brutax.core.interpolate import build_lattice as build_lattice
+from brutax.core.isochrones import Isochrone as Isochrone
+from brutax.core.isochrones import solve_isochrone as solve_isochrone
 from brutax.core.sed import _get_seds as _get_seds
 from brutax.core.sed import get_seds as get_seds
 from brutax.core.sed import reddened_mag as reddened_mag

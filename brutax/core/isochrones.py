@@ -1,0 +1,136 @@
+"""Isochrones: stars of one age and composition, as smooth functions of both."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from brutax.core.corrections import as_params
+from brutax.core.tracks import EEPTracks, StarState, corrected
+from brutax.utils._namespace import as_float
+
+PREDICTIONS = ("mini", "mass", "logl", "logt", "logr", "logg", "feh_surf", "afe_surf")
+NEWTON_STEPS = 5
+LOGT_SUN = float(np.log10(5772.0))  # nominal effective temperature [K], IAU 2015 B3
+
+
+class IsochronePoints(eqx.Module):
+    """An isochrone at some EEPs."""
+
+    mini: Float[Array, " eep"]  # initial mass [Msun]
+    star: StarState
+    valid: Bool[Array, " eep"]  # False where no star of this age is at this EEP
+
+
+def solve_isochrone(
+    tracks: EEPTracks, feh: Any, loga: Any, eep: Any, afe: Any = 0.0, corr_params: Any = None
+) -> IsochronePoints:
+    """The stars of an age and composition at EEPs (e,), as MIST constructs them (Dotter 2016).
+
+    At a fixed EEP age falls with mass: the two nodes of mass around the age bracket the root,
+    Newton's method finds it, and one more step carries the derivatives (implicit function
+    theorem), so that gradients in [Fe/H] and age are those of the smooth tracks.
+    """
+    feh, loga, eep, afe = (as_float(x) for x in (feh, loga, eep, afe))
+    nodes = tracks.model.mini_nodes
+    table = jax.lax.stop_gradient(tracks.lattice(nodes, eep, feh, afe))
+    older = table.loga > loga
+    crossing = older[:-1] & ~older[1:] & table.valid[:-1] & table.valid[1:]
+    exists = crossing.any(axis=0)
+    # of several crossings the most massive star counts: the branch without a break
+    k = crossing.shape[0] - 1 - jnp.argmax(crossing[::-1], axis=0)
+    logm = jnp.log10(nodes)
+
+    def root(k: Array, eep: Array, column: Array) -> Array:
+        low, high = logm[k], logm[k + 1]
+        drop = column[k] - column[k + 1]
+        share = (column[k] - jax.lax.stop_gradient(loga)) / jnp.where(drop > 0, drop, 1.0)
+        x = low + jnp.clip(share, 0.0, 1.0) * (high - low)
+
+        def excess(x: Array, feh: Array, loga: Array) -> Array:
+            return tracks.evaluate(10.0**x, eep, feh, afe).loga - loga
+
+        def step(x: Array, _: None) -> tuple[Array, None]:
+            here = (jax.lax.stop_gradient(feh), jax.lax.stop_gradient(loga))
+            value, slope = jax.jvp(lambda x: excess(x, *here), (x,), (jnp.ones_like(x),))
+            return jnp.clip(x - value / jnp.where(slope < 0, slope, -1e3), low, high), None
+
+        x, _ = jax.lax.scan(step, x, None, length=NEWTON_STEPS)
+        x = jax.lax.stop_gradient(x)
+        _, slope = jax.jvp(lambda x: excess(x, feh, loga), (x,), (jnp.ones_like(x),))
+        slope = jax.lax.stop_gradient(slope)
+        return x - excess(x, feh, loga) / jnp.where(slope < 0, slope, -1e3)
+
+    x = jax.vmap(root, in_axes=(0, 0, 1))(k, eep, table.loga)
+    mini = 10.0**x
+    star = jax.vmap(lambda m, e: tracks.evaluate(m, e, feh, afe, corr_params))(mini, eep)
+    return IsochronePoints(mini, star, exists & star.valid)
+
+
+class Isochrone(eqx.Module):
+    """Isochrones of the tracks inside brutax, at any age and [Fe/H].
+
+    `predictions` chooses what `get_predictions` returns (default mini, mass, logl, logt, logr,
+    logg, feh_surf, afe_surf; the mass is the initial one: mass loss is not modelled). Raises
+    `ValueError` for others, and `NotImplementedError` for a `mistfile`: this version reads no
+    isochrone files.
+    """
+
+    tracks: EEPTracks
+    predictions: tuple[str, ...] = eqx.field(static=True)
+
+    def __init__(
+        self, mistfile: Any = None, predictions: Sequence[str] | None = None, verbose: bool = True
+    ):
+        if mistfile is not None:
+            raise NotImplementedError(
+                f"{mistfile}: isochrone files are not read by this version; leave out `mistfile`"
+            )
+        names = PREDICTIONS if predictions is None else tuple(predictions)
+        if unknown := [name for name in names if name not in PREDICTIONS]:
+            raise ValueError(f"predictions {unknown} are not known; there are {PREDICTIONS}")
+        self.tracks, self.predictions = EEPTracks(verbose=verbose), names
+
+    @property
+    def eep_u(self) -> np.ndarray:
+        """EEPs of the default isochrone."""
+        return self.tracks.gridpoints["eep"]
+
+    def get_predictions(
+        self,
+        feh: float = 0.0,
+        afe: float = 0.0,
+        loga: float = 8.5,
+        eep: Any = None,
+        apply_corr: bool = True,
+        corr_params: Any = None,
+    ) -> np.ndarray:
+        """Predictions (eep, prediction) of an isochrone; NaN where it has no star.
+
+        `loga` is log10 age [yr]; `eep` are the points asked for, by default all integers of the
+        tracks. Raises `ValueError` unless age and composition are finite numbers.
+        """
+        if not np.isfinite([feh, afe, loga]).all():
+            raise ValueError(f"feh {feh}, afe {afe} and loga {loga} must be finite numbers")
+        points = np.atleast_1d(np.asarray(self.eep_u if eep is None else eep, np.float64))
+        params = as_params(corr_params) if apply_corr else None
+        metals, age, alpha = as_float(feh), as_float(loga), as_float(afe)
+        out, valid = _predict(self, metals, age, as_float(points), alpha, params)
+        return np.where(np.asarray(valid)[:, None], np.asarray(out, np.float64), np.nan)
+
+
+@eqx.filter_jit
+def _predict(
+    isochrone: Isochrone, feh: Any, loga: Any, eep: Any, afe: Any, params: Any
+) -> tuple[Float[Array, "eep prediction"], Bool[Array, " eep"]]:
+    plain = solve_isochrone(isochrone.tracks, feh, loga, eep, afe)
+    star = plain.star
+    logr = 0.5 * star.logl - 2.0 * (star.logt - LOGT_SUN)  # uncorrected, as brutus leaves it
+    if params is not None:
+        star = corrected(star, plain.mini, eep, feh, params)
+    columns = {"mini": plain.mini, "mass": plain.mini, "logr": logr} | star._asdict()
+    return jnp.stack([columns[n] for n in isochrone.predictions], axis=-1), plain.valid
