@@ -267,7 +267,7 @@ def test_usage(capsys):
     rejected(capsys, [], "COMMAND")
     rejected(capsys, ["fit"], "--grid")
     rejected(capsys, ["frobnicate"], "frobnicate")
-    for command in ("fit", "mock", "info", "demo"):
+    for command in ("fit", "mock", "grid", "info", "demo"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         out = capsys.readouterr().out

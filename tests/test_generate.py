@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from brutax.cli import main
 from brutax.core import StarGrid
 from brutax.core.corrections import get_corrections
 from brutax.core.generate import GridGenerator
@@ -109,3 +110,22 @@ def test_unknown_bands_and_tracks(tracks):
         GridGenerator(tracks, ["g"])
     with pytest.raises(TypeError, match="EEPTracks"):
         GridGenerator("tracks", BANDS)  # type: ignore
+
+
+def test_command_line(tmp_path, capsys):
+    path = tmp_path / "grid.h5"
+    build = ["grid", "build", "-q", "-o", str(path), "--bands", "PS_g,2MASS_J"]
+    ranges = ["--mass", "0.8:1.2:3", "--eep", "300:400:50", "--feh", "-0.5:0.5:0.5"]
+    assert main([*build, *ranges]) == 0
+    grid = StarGrid.read(path)
+    assert grid.bands == ("PS_g", "2MASS_J")
+    assert set(grid.label_table["feh"]) == {-0.5, 0.0, 0.5}
+    capsys.readouterr()
+    assert main([*build, *ranges]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*build[:-1], "PS_q", "--overwrite"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+    assert main([*build, "--overwrite", "--mass", "3:1:5"]) == 2
+    assert "--mass" in capsys.readouterr().err
+    assert main(["grid", "bands"]) == 0
+    assert "PS_g" in capsys.readouterr().out.split()

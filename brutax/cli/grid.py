@@ -1,9 +1,7 @@
 """`brutax grid build`: a grid of stellar models in any bands, from the models inside brutax."""
 
 import argparse
-import logging
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
@@ -41,7 +39,6 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("brutax grid build needs --output FILE and --bands A,B,...")
     if path.exists() and not args.overwrite:
         raise UsageError(f"{path} exists; give --overwrite to replace it")
-    logging.getLogger("brutax").debug("building %s", path)
     generator = GridGenerator(None, args.bands, verbose=False, law=args.law)
     low, high, count = triple(args.mass, "--mass")
     if count != int(count) or count < 2 or low <= 0:
@@ -56,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     )
     if not args.quiet:
         print(f"    {report.peak_memory()} of memory at most")
-        print_files([("grid", Path(path))])
+        print_files([("grid", path)])
 
 
 def shown(compositions: list) -> Iterable:

@@ -11,9 +11,6 @@ R_V = 3.1), and `p` the ratio of a law at R_V to that one at the band's effectiv
 
 import difflib
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
-from io import BytesIO
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -21,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from brutax.core.spline import TensorSpline
+from brutax.data._builtin import builtin
 from brutax.utils._namespace import as_float
 
 M_BOL_SUN = 4.74  # zero point of bolometric magnitudes, IAU 2015 B2
@@ -53,7 +51,10 @@ class Bolometric(eqx.Module):
         av: Float[Array, ""],
         rv: Float[Array, ""],
     ) -> Float[Array, " band"]:
-        """Bolometric corrections of one star behind dust of A_V [mag] and R_V."""
+        """Bolometric corrections of one star behind dust of A_V [mag] and R_V.
+
+        Fitted over A_V 0 to 6 and R_V 2.3 to 5.6; beyond, the polynomials go on.
+        """
         at = self._inside(logt, logg, feh)
         powers = jnp.stack([jnp.ones_like(av), av, av**2])
         ratio = self._dust(at) @ powers
@@ -107,16 +108,9 @@ class Bolometric(eqx.Module):
         return self.law_ratio @ x ** jnp.arange(self.law_ratio.shape[1], dtype=x.dtype)
 
 
-@cache
-def _arrays() -> dict[str, np.ndarray]:
-    raw = (files("brutax.data") / "builtin" / "bolometric.npz").read_bytes()
-    with np.load(BytesIO(raw)) as file:
-        return dict(file)
-
-
 def available_bands() -> tuple[str, ...]:
     """The bands of the models inside brutax."""
-    return tuple(str(band) for band in _arrays()["bands"])
+    return tuple(str(band) for band in builtin("bolometric")["bands"])
 
 
 def load_bolometric(bands: Sequence[str] | None = None, *, law: str = "F99") -> Bolometric:
@@ -125,7 +119,7 @@ def load_bolometric(bands: Sequence[str] | None = None, *, law: str = "F99") -> 
     `law` is the extinction curve: CCM89, F99, F19 or G23 (Cardelli et al. 1989; Fitzpatrick 1999;
     Fitzpatrick et al. 2019; Gordon et al. 2023). Raises `ValueError` for unknown bands and laws.
     """
-    data, known = _arrays(), available_bands()
+    data, known = builtin("bolometric"), available_bands()
     wanted = known if bands is None else tuple(bands)
     for band in wanted:
         if band not in known:

@@ -4,8 +4,7 @@ import itertools
 import logging
 import os
 from collections.abc import Sequence
-from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -111,7 +110,6 @@ class GridGenerator:
                 "extinction_law": self.photometry.law,
                 "citation": CITATION,
                 "n_models_total": total,
-                "created": date.today().isoformat(),
             },
         )  # fmt: skip
         grid = StarGrid(data, verbose=False)
@@ -161,14 +159,20 @@ def _stars(
     return star, star.valid
 
 
+class _Coefficients(NamedTuple):
+    mag: Float[Array, "*star band"]  # at 1 kpc
+    red: Float[Array, "*star band"]
+    dred: Float[Array, "*star band"]
+    valid: Bool[Array, "*star"]
+
+
 @eqx.filter_jit
-def _photometry(
-    model: Bolometric, logl: Any, logt: Any, logg: Any, feh: Any
-) -> tuple[Float[Array, "star band"], ...]:
+def _photometry(model: Bolometric, logl: Any, logt: Any, logg: Any, feh: Any) -> _Coefficients:
     def one(logl, logt, logg):
         feh_, zero = jnp.asarray(feh, logl.dtype), jnp.zeros_like(logl)
-        mag = model.magnitudes(logl, logt, logg, feh_, zero, zero + 3.1) + 10.0  # at 1 kpc
-        return mag, *model.reddening(logt, logg, feh_), model.valid(logt, logg, feh_)
+        mag = model.magnitudes(logl, logt, logg, feh_, zero, zero + 3.1) + 10.0
+        red, dred = model.reddening(logt, logg, feh_)
+        return _Coefficients(mag, red, dred, model.valid(logt, logg, feh_))
 
     return jax.vmap(one)(*(jnp.asarray(x, dtype=float) for x in (logl, logt, logg)))
 

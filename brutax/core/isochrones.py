@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from brutax.core.corrections import as_params
+from brutax.core.trackmodel import LOGT_SUN
 from brutax.core.tracks import EEPTracks, StarState, corrected
 from brutax.utils._namespace import as_float
 
 PREDICTIONS = ("mini", "mass", "logl", "logt", "logr", "logg", "feh_surf", "afe_surf")
 NEWTON_STEPS = 5
-LOGT_SUN = float(np.log10(5772.0))  # nominal effective temperature [K], IAU 2015 B3
 
 
 class IsochronePoints(eqx.Module):

@@ -56,7 +56,7 @@ class TensorSpline(eqx.Module):
     """
 
     knots: tuple[Float[Array, " _"], ...]
-    coef: Float[Array, "*basis output"] = eqx.field(converter=as_float)
+    coef: Float[Array, "*basis output"]
 
     def __init__(self, knots, coef):
         self.knots = tuple(as_float(knot) for knot in knots)
@@ -81,16 +81,6 @@ class TensorSpline(eqx.Module):
         for at in local:
             block = jnp.tensordot(at.weight, block, axes=1)
         return block
-
-    def at(self, x: Float[Array, ""], *, axis: int = 0) -> TensorSpline:
-        """The spline of the remaining variables where one of them has the value `x`."""
-        here = local_basis(self.knots[axis], x)
-        coef = jnp.moveaxis(self.coef, axis, 0)
-        coef = jnp.tensordot(
-            here.weight, coef[here.first + jnp.arange(DEGREE + 1, dtype=here.first.dtype)], axes=1
-        )
-        rest = tuple(knot for k, knot in enumerate(self.knots) if k != axis)
-        return TensorSpline(rest, coef)
 
 
 def design_matrix(knots: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -4,9 +4,6 @@
 ranges and errors.
 """
 
-from functools import cache
-from importlib.resources import files
-from io import BytesIO
 from typing import NamedTuple
 
 import equinox as eqx
@@ -16,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from brutax.core.spline import DEGREE, TensorSpline, local_basis
+from brutax.data._builtin import builtin
 from brutax.utils._namespace import as_float
 
 LOGT_SUN = float(np.log10(5772.0))  # nominal effective temperature [K], IAU 2015 B3
@@ -116,16 +114,9 @@ def _point(value: Array, logm: Array, feh: Array, valid: Array) -> TrackPoint:
     return TrackPoint(loga, logl, logt, logg, feh + shift, 10.0**log_agewt, valid)
 
 
-@cache
-def _arrays() -> dict[str, np.ndarray]:
-    raw = (files("brutax.data") / "builtin" / "tracks.npz").read_bytes()
-    with np.load(BytesIO(raw)) as file:
-        return dict(file)
-
-
 def load_tracks() -> TrackModel:
     """The tracks that come with brutax: 0.1-20 Msun, EEP 1-808, [Fe/H] -4 to 0.5, [alpha/Fe] 0."""
-    data = _arrays()
+    data = builtin("tracks")
     knots = tuple(data[f"knots_{k}"] for k in range(3))
     return TrackModel(
         TensorSpline(knots, data["coef"]),
