@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     debug = bool(os.environ.get("BRUTAX_DEBUG"))
     try:
-        args = parser().parse_args(argv)
+        args = parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
         if argv is None:
             _keep_compiled_programs()
         with _messages(args.quiet, args.verbose):
@@ -92,6 +93,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print("brutax: error: the device is out of memory: lower --batch-size", file=sys.stderr)
         return BAD_INPUT
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """`--feh -2:0:0.1` as `--feh=-2:0:0.1`: argparse would take the second for an option."""
+    out: list[str] = []
+    for text in argv:
+        if re.match(r"-\.?\d", text) and out and re.fullmatch(r"--[a-z0-9-]+", out[-1]):
+            out[-1] += f"={text}"
+        else:
+            out.append(text)
+    return out
 
 
 def one_line(error: BaseException) -> str:
