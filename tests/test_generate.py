@@ -48,7 +48,7 @@ def test_bad_tracks():
         EEPTracks(predictions=["loga", "logl", "logt", "logg", "colour"])
     with pytest.raises(ValueError, match="must include"):
         EEPTracks(predictions=["loga"])
-    with pytest.raises(NotImplementedError, match="mistfile"):
+    with pytest.raises(FileNotFoundError, match="EEPtrk"):
         EEPTracks("MIST_1.2_EEPtrk.h5")
 
 
@@ -61,7 +61,7 @@ def test_a_grid_is_what_one_star_is(generator, tracks):
         star = dict(zip(tracks.predictions, tracks.get_predictions(label)))
         for name in ("loga", "logl", "logt", "logg"):
             assert grid.label_table[name][k] == pytest.approx(star[name], abs=2e-4)
-        mag = generator.photometry.magnitudes(
+        mag = generator.photometry.source.magnitudes(
             *(
                 jnp.asarray(float(x))
                 for x in (star["logl"], star["logt"], star["logg"], label[2], 0.0, 3.1)

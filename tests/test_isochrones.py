@@ -60,7 +60,7 @@ def test_a_genuine_isochrone(shared):
 def test_bad_input():
     with pytest.raises(ValueError, match="not known"):
         Isochrone(predictions=["colour"], verbose=False)
-    with pytest.raises(NotImplementedError, match="mistfile"):
+    with pytest.raises(FileNotFoundError, match="iso.h5"):
         Isochrone("iso.h5", verbose=False)
     with pytest.raises(ValueError, match="finite"):
         Isochrone(verbose=False).get_predictions(loga=np.nan)

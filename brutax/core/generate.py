@@ -8,20 +8,31 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
 
-from brutax.core.bolometric import Bolometric, load_bolometric
 from brutax.core.corrections import as_params
+from brutax.core.evolution import Stage, may_pair, see_binary, stage_at_age
 from brutax.core.grid import StarGrid
-from brutax.core.tracks import LABELS, EEPTracks, StarState, corrected
+from brutax.core.photometry import (
+    Coefficients,
+    DustLines,
+    Photometry,
+    coefficients,
+    dust_lines,
+    open_photometry,
+)
+from brutax.core.state import StarState, corrected
+from brutax.core.tracks import LABELS, EEPTracks
 from brutax.data import GridData
+from brutax.utils._namespace import as_float
 
 logger = logging.getLogger("brutax")
 
 PARAMETERS = ("loga", "logl", "logt", "logg", "feh_surf", "afe_surf", "agewt")
 LOGA_MAX = 10.14  # log10 age of the oldest models kept [yr], as in brutus
+REFERENCE_PC = 1000.0
+REFERENCE_MODULUS = 10.0  # of 1 kpc [mag]
+SMF_LIMITS = np.array([0.0, 1.0])
 CHUNK = 16384  # models at once: bounds the memory of the photometry
 CITATION = (
     "MIST: Dotter 2016, ApJS 222, 8; Choi et al. 2016, ApJ 823, 102; Paxton et al. 2011, 2013, 2015"
@@ -31,15 +42,17 @@ CITATION = (
 class GridGenerator:
     """Builds grids of stars in some bands: `GridGenerator(tracks, filters).make_grid(...)`.
 
-    `filters` names bands of the models inside brutax (None: all); `law` is the extinction curve
-    (CCM89, F99, F19, G23). Raises `TypeError` unless `tracks` are `EEPTracks`, `ValueError` for
-    unknown bands, with the ones that come close.
+    `filters` names bands of the models inside brutax (None: all), or of brutus' networks in
+    `nnfile`; `law` is the extinction curve of the former (CCM89, F99, F19, G23). Raises
+    `TypeError` unless `tracks` are `EEPTracks`, `ValueError` for unknown bands, with the ones
+    that come close.
     """
 
     def __init__(
         self,
         tracks: EEPTracks | None = None,
-        filters: Sequence[str] | None = None,
+        filters: Sequence[Any] | None = None,
+        nnfile: str | os.PathLike | None = None,
         verbose: bool = True,
         *,
         law: str = "F99",
@@ -47,7 +60,7 @@ class GridGenerator:
         tracks = EEPTracks(verbose=verbose) if tracks is None else tracks
         if not isinstance(tracks, EEPTracks):
             raise TypeError(f"tracks must be EEPTracks, not {type(tracks).__name__}")
-        self.tracks, self.photometry = tracks, load_bolometric(filters, law=law)
+        self.tracks, self.photometry = tracks, open_photometry(filters, nnfile, law=law)
 
     @property
     def filters(self) -> tuple[str, ...]:
@@ -60,11 +73,19 @@ class GridGenerator:
         eep_grid: Any = None,
         feh_grid: Any = None,
         afe_grid: Any = None,
+        smf_grid: Any = None,
+        av_grid: Any = None,
+        av_wt: Any = None,
+        rv_grid: Any = None,
+        rv_wt: Any = None,
+        dist: float = 1000.0,
         *,
         mini_range: Any = None,
         eep_range: Any = None,
         feh_range: Any = None,
         loga_max: float = LOGA_MAX,
+        eep_binary_max: float = 480.0,
+        mini_bound: float = 0.0,
         apply_corr: bool = True,
         corr_params: Any = None,
         output_file: str | os.PathLike | None = None,
@@ -76,33 +97,53 @@ class GridGenerator:
         The nodes default to those of brutus' generator (masses 0.5-2 in steps of 0.025, EEP
         202-808, [Fe/H] -3 to 0.5); a `*_range` asks for nodes of the same spacing (masses: 200
         logarithmic steps) over another range, cut to that of the models with a warning. Models
-        that no track or atmosphere covers, or older than 10**`loga_max` yr, are left out.
+        that no track or atmosphere covers, older than 10**`loga_max` yr or lighter than
+        `mini_bound` [Msun] are left out.
+
+        `smf_grid` are masses of unresolved companions over those of their stars (0: none), of
+        the same age and composition. Stars beyond EEP `eep_binary_max`, and those whose
+        companion would be lighter than `mini_bound` and the models, look like single ones.
+        Lines of magnitude against A_V and R_V are fitted over `av_grid`, `rv_grid` with weights
+        `av_wt`, `rv_wt` (`brutax.core.photometry.dust_lines`). `dist` is 1000 pc in every grid.
 
         `output_file` saves the grid in brutus' layout. Returns the grid. `progress` wraps the
         loop over compositions, as `tqdm.tqdm` does. Raises `ValueError` for nodes that are not
         finite and increasing or outside the models, and where no model is valid.
         """
+        if dist != REFERENCE_PC:
+            raise ValueError(f"dist is {dist}: grids hold magnitudes at {REFERENCE_PC:g} pc")
         limits = self.tracks.gridpoints
         nodes = {
             "mini": _nodes("mini", mini_grid, mini_range, limits["mini"]),
             "eep": _nodes("eep", eep_grid, eep_range, limits["eep"]),
             "feh": _nodes("feh", feh_grid, feh_range, limits["feh"]),
             "afe": _nodes("afe", afe_grid, None, limits["afe"]),
+            "smf": _nodes("smf", [0.0] if smf_grid is None else smf_grid, None, SMF_LIMITS),
         }
-        params = as_params(corr_params) if apply_corr else None
+        nodes["mini"] = nodes["mini"][nodes["mini"] >= mini_bound]
+        build = _Build(
+            nodes["mini"],
+            nodes["eep"],
+            as_params(corr_params) if apply_corr else None,
+            dust_lines(av_grid, av_wt, rv_grid, rv_wt),
+            float(loga_max),
+            float(eep_binary_max),
+            max(float(mini_bound), float(limits["mini"][0])),
+        )
+        compositions = list(itertools.product(nodes["feh"], nodes["afe"], nodes["smf"]))
         parts = []
-        compositions = list(itertools.product(nodes["feh"], nodes["afe"]))
-        for feh, afe in compositions if progress is None else progress(compositions):
-            parts.append(self._one(nodes["mini"], nodes["eep"], feh, afe, loga_max, params))
-        columns = {n: np.concatenate([part[0][n] for part in parts]) for n in parts[0][0]}
-        mag, red, dred = (np.concatenate([part[k] for part in parts]) for k in (1, 2, 3))
-        if not len(mag):
+        if nodes["mini"].size:
+            for one in compositions if progress is None else progress(compositions):
+                parts.append(self._one(build, *one))
+        if not sum(len(part.mag) for part in parts):
             raise ValueError("no model of these masses, EEPs and [Fe/H] is valid; widen the ranges")
+        columns = {n: np.concatenate([part.columns[n] for part in parts]) for n in parts[0].columns}
         total = int(np.prod([len(x) for x in nodes.values()]))
         # as in brutus' files: masses vary slowest
-        order = np.lexsort([columns[name] for name in ("afe", "feh", "eep", "mini")])
+        order = np.lexsort([columns[name] for name in reversed((*LABELS, "smf"))])
+        mag, red, dred = (np.concatenate(tables)[order] for tables in zip(*(p[1:] for p in parts)))
         data = GridData(
-            mag[order], red[order], dred[order],
+            mag, red, dred,
             {name: column[order] for name, column in columns.items()},
             (*LABELS, "smf"), self.filters,
             {
@@ -114,67 +155,127 @@ class GridGenerator:
         )  # fmt: skip
         grid = StarGrid(data, verbose=False)
         if verbose:
-            logger.info("%d of %d models are valid", len(mag), total)
+            logger.info("%d of %d models are valid", len(order), total)
         if output_file is not None:
             grid.write(output_file)
         return grid
 
-    def _one(self, mini, eep, feh, afe, loga_max, params) -> tuple[Any, ...]:
-        """The valid models of one composition: labels and parameters, and coefficients."""
-        mass, stage = np.meshgrid(mini, eep, indexing="ij")
-        star, keep = jax.device_get(
-            _stars(self.tracks, mini, eep, np.asarray(feh), np.asarray(afe), params)
+    def _one(self, build: "_Build", feh: float, afe: float, smf: float) -> "_Part":
+        """The valid models of one composition and mass ratio."""
+        mass, stage = np.meshgrid(build.mini, build.eep, indexing="ij")
+        metals, alpha, ratio = as_float(feh), as_float(afe), as_float(smf)
+        star: Any = jax.device_get(
+            _stars(self.tracks, build.mini, build.eep, metals, alpha, build.params)
         )
-        keep = keep & (star.loga <= loga_max)
+        keep = star.valid & (star.loga <= build.loga_max)
+        second = None
+        if smf > 0.0:
+            limits = (as_float(build.companion_bound), as_float(build.eep_binary_max))
+            found = _companions(
+                self.tracks, build.mini, build.eep, star.loga, ratio, metals, alpha, limits
+            )
+            second = jax.tree.map(lambda x: np.asarray(x)[keep], found)
+        mini, eep = mass[keep], stage[keep]
+        labels = (mini, eep, np.full(mini.size, feh), np.full(mini.size, afe))
         star = jax.tree.map(lambda x: x[keep], star)
-        tables = [[], [], []]
-        count = int(keep.sum())
-        seen = np.zeros(count, bool)
+        out: Any = self._coefficients(star, labels, ratio, second, build)
+        names = dict(zip((*LABELS, "smf"), (*labels, np.full(mini.size, smf))))
+        names |= {name: np.asarray(getattr(star, name), np.float64) for name in PARAMETERS}
+        seen = out.valid
+        return _Part(
+            {name: column[seen] for name, column in names.items()},
+            out.mag[seen].astype(np.float32),
+            out.red[seen].astype(np.float32),
+            out.dred[seen].astype(np.float32),
+        )
+
+    def _coefficients(self, star: Any, labels: Any, smf: Any, second: Any, build: "_Build") -> Any:
+        """The `Coefficients` of models, some at a time."""
+        count = labels[0].size
+        parts = []
         for first in range(0, count, CHUNK):
             size = min(CHUNK, count - first)
-            part = (getattr(star, n)[first : first + size] for n in ("logl", "logt", "logg"))
-            padded = [np.pad(x, (0, CHUNK - size), mode="edge") for x in part]
-            logl, logt, logg = padded
-            out = _photometry(self.photometry, logl, logt, logg, np.asarray(feh))
-            *coefficients, good = (np.asarray(x)[:size] for x in out)
-            seen[first : first + size] = good
-            for table, block in zip(tables, coefficients):
-                table.append(block[good])
-        columns = {"mini": mass[keep], "eep": stage[keep]}
-        columns |= {"feh": np.full(count, feh), "afe": np.full(count, afe), "smf": np.zeros(count)}
-        columns |= {name: np.asarray(getattr(star, name), np.float64) for name in PARAMETERS}
-        blank = np.zeros((0, len(self.filters)), np.float32)
-        stacked = [np.concatenate([blank, *table]).astype(np.float32) for table in tables]
-        return {name: column[seen] for name, column in columns.items()}, *stacked
+
+            def some(x: np.ndarray, first: int = first, size: int = size) -> np.ndarray:
+                return np.pad(x[first : first + size], (0, CHUNK - size), mode="edge")
+
+            block = jax.tree.map(some, (star, tuple(labels), second))
+            out = _photometry(self.photometry, self.tracks, *block, smf, build.dust, build.params)
+            parts.append(jax.tree.map(lambda x, size=size: np.asarray(x)[:size], out))
+        if not parts:
+            blank: Any = np.zeros((0, len(self.filters)), np.float32)
+            return Coefficients(blank, blank, blank, blank[:, 0] > 0)
+        return jax.tree.map(lambda *column: np.concatenate(column), *parts)
+
+
+class _Build(NamedTuple):
+    """What every composition of a grid shares."""
+
+    mini: np.ndarray
+    eep: np.ndarray
+    params: Any
+    dust: DustLines
+    loga_max: float
+    eep_binary_max: float
+    companion_bound: float
+
+
+class _Part(NamedTuple):
+    columns: dict[str, np.ndarray]
+    mag: np.ndarray
+    red: np.ndarray
+    dred: np.ndarray
 
 
 @eqx.filter_jit
-def _stars(
-    tracks: EEPTracks, mini: Any, eep: Any, feh: Any, afe: Any, params: Any
-) -> tuple[StarState, Bool[Array, "m e"]]:
-    mini, eep, feh, afe = (jnp.asarray(x, dtype=float) for x in (mini, eep, feh, afe))
+def _stars(tracks: EEPTracks, mini: Any, eep: Any, feh: Any, afe: Any, params: Any) -> StarState:
+    mini, eep = as_float(mini), as_float(eep)
     star = tracks.lattice(mini, eep, feh, afe)
-    if params is not None:
-        star = corrected(star, mini[:, None], eep[None, :], feh, params)
-    return star, star.valid
-
-
-class _Coefficients(NamedTuple):
-    mag: Float[Array, "*star band"]  # at 1 kpc
-    red: Float[Array, "*star band"]
-    dred: Float[Array, "*star band"]
-    valid: Bool[Array, "*star"]
+    return corrected(star, mini[:, None], eep[None, :], feh, params)
 
 
 @eqx.filter_jit
-def _photometry(model: Bolometric, logl: Any, logt: Any, logg: Any, feh: Any) -> _Coefficients:
-    def one(logl, logt, logg):
-        feh_, zero = jnp.asarray(feh, logl.dtype), jnp.zeros_like(logl)
-        mag = model.magnitudes(logl, logt, logg, feh_, zero, zero + 3.1) + 10.0
-        red, dred = model.reddening(logt, logg, feh_)
-        return _Coefficients(mag, red, dred, model.valid(logt, logg, feh_))
+def _companions(
+    tracks: EEPTracks, mini: Any, eep: Any, loga: Any, smf: Any, feh: Any, afe: Any, limits: Any
+) -> Stage:
+    """Stages (mass, eep) of the companions of stars with ages `loga`."""
+    mini, eep, loga = as_float(mini), as_float(eep), as_float(loga)
+    second = jax.lax.map(
+        lambda row: stage_at_age(tracks, smf * row[0], row[1], feh, afe), (mini, loga)
+    )
+    allowed = may_pair(mini[:, None], eep[None, :], smf, *limits)
+    return Stage(second.eep, second.found & allowed)
 
-    return jax.vmap(one)(*(jnp.asarray(x, dtype=float) for x in (logl, logt, logg)))
+
+@eqx.filter_jit
+def _photometry(
+    photometry: Photometry,
+    tracks: EEPTracks,
+    star: StarState,
+    labels: Any,
+    second: Stage | None,
+    smf: Any,
+    dust: DustLines,
+    params: Any,
+) -> Coefficients:
+    """Coefficients of models at 1 kpc, (star, band)."""
+
+    def single(star: Any, labels: Any) -> Coefficients:
+        return coefficients(lambda av, rv: photometry(star, labels[2], av, rv), dust)
+
+    def double(star: Any, labels: Any, second: Any) -> Coefficients:
+        def look(av: Any, rv: Any) -> Any:
+            return see_binary(tracks, photometry, labels, smf, second, av, rv, params).seen
+
+        return coefficients(look, dust)
+
+    floats: Any = jax.tree.map(lambda x: as_float(x) if x.dtype != bool else x, (star, labels))
+    star, labels = floats
+    if second is None:
+        out = jax.vmap(single)(star, labels)
+    else:
+        out = jax.vmap(double)(star, labels, Stage(as_float(second.eep), second.found))
+    return out._replace(mag=out.mag + REFERENCE_MODULUS)
 
 
 def _nodes(name: str, given: Any, span: Any, models: np.ndarray) -> np.ndarray:

@@ -10,8 +10,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from brutax.core.corrections import as_params
+from brutax.core.isotable import read_isochrones
+from brutax.core.state import StarState, corrected
+from brutax.core.table import Table
 from brutax.core.trackmodel import LOGT_SUN
-from brutax.core.tracks import EEPTracks, StarState, corrected
+from brutax.core.tracks import EEPTracks
 from brutax.utils._namespace import as_float
 
 PREDICTIONS = ("mini", "mass", "logl", "logt", "logr", "logg", "feh_surf", "afe_surf")
@@ -22,6 +25,8 @@ class IsochronePoints(eqx.Module):
     """An isochrone at some EEPs."""
 
     mini: Float[Array, " eep"]  # initial mass [Msun]
+    mass: Float[Array, " eep"]  # current mass [Msun]
+    logr: Float[Array, " eep"]  # log10 radius [Rsun], uncorrected as brutus leaves it
     star: StarState
     valid: Bool[Array, " eep"]  # False where no star of this age is at this EEP
 
@@ -36,7 +41,7 @@ def solve_isochrone(
     theorem), so that gradients in [Fe/H] and age are those of the smooth tracks.
     """
     feh, loga, eep, afe = (as_float(x) for x in (feh, loga, eep, afe))
-    nodes = tracks.model.mini_nodes
+    nodes = tracks.mini_nodes
     table = jax.lax.stop_gradient(tracks.lattice(nodes, eep, feh, afe))
     older = table.loga > loga
     crossing = older[:-1] & ~older[1:] & table.valid[:-1] & table.valid[1:]
@@ -67,44 +72,79 @@ def solve_isochrone(
 
     x = jax.vmap(root, in_axes=(0, 0, 1))(k, eep, table.loga)
     mini = 10.0**x
-    star = jax.vmap(lambda m, e: tracks.evaluate(m, e, feh, afe, corr_params))(mini, eep)
-    return IsochronePoints(mini, star, exists & star.valid)
+    star = jax.vmap(lambda m, e: tracks.evaluate(m, e, feh, afe))(mini, eep)
+    logr = 0.5 * star.logl - 2.0 * (star.logt - LOGT_SUN)
+    star = corrected(star, mini, eep, feh, corr_params)
+    return IsochronePoints(mini, mini, logr, star, exists & star.valid)
 
 
 class Isochrone(eqx.Module):
-    """Isochrones of the tracks inside brutax, at any age and [Fe/H].
+    """Isochrones of the tracks inside brutax, at any age and [Fe/H], or those of a file.
 
-    `predictions` chooses what `get_predictions` returns (default mini, mass, logl, logt, logr,
-    logg, feh_surf, afe_surf; the mass is the initial one: mass loss is not modelled). Raises
-    `ValueError` for others, and `NotImplementedError` for a `mistfile`: this version reads no
-    isochrone files.
+    `mistfile` is a file like brutus' `MIST_1.2_iso_vvcrit0.0.h5` (`brutax.data.fetch_isos`),
+    linear between its models. `predictions` chooses what `get_predictions` returns (default
+    mini, mass, logl, logt, logr, logg, feh_surf, afe_surf; the tracks inside brutax do not model
+    mass loss, so that `mass` is `mini`). Raises `ValueError` for others and for files of another
+    layout, `FileNotFoundError` for one that is not there.
     """
 
-    tracks: EEPTracks
+    model: EEPTracks | Table
     predictions: tuple[str, ...] = eqx.field(static=True)
 
     def __init__(
         self, mistfile: Any = None, predictions: Sequence[str] | None = None, verbose: bool = True
     ):
-        if mistfile is not None:
-            raise NotImplementedError(
-                f"{mistfile}: isochrone files are not read by this version; leave out `mistfile`"
-            )
         names = PREDICTIONS if predictions is None else tuple(predictions)
         if unknown := [name for name in names if name not in PREDICTIONS]:
             raise ValueError(f"predictions {unknown} are not known; there are {PREDICTIONS}")
-        self.tracks, self.predictions = EEPTracks(verbose=verbose), names
+        if mistfile is None:
+            self.model = EEPTracks(verbose=verbose)
+        else:
+            self.model = read_isochrones(mistfile, PREDICTIONS)
+        self.predictions = names
+
+    def stages(self, eep_max: float) -> Float[Array, " star"]:
+        """The EEPs of the models, without most of those beyond `eep_max`."""
+        if isinstance(self.model, Table):
+            return self.model.nodes[3]
+        return self.model.stages(eep_max)
 
     @property
     def eep_u(self) -> np.ndarray:
         """EEPs of the default isochrone."""
-        return self.tracks.gridpoints["eep"]
+        if isinstance(self.model, Table):
+            return np.asarray(self.model.nodes[3], np.float64)
+        return self.model.gridpoints["eep"]
+
+    def points(
+        self, feh: Any, loga: Any, eep: Any, afe: Any = 0.0, corr_params: Any = None
+    ) -> IsochronePoints:
+        """The isochrone at EEPs (e,), for use inside programs: differentiable in [Fe/H] and age.
+
+        `corr_params` are `CorrectionParams` of the empirical corrections, None for none.
+        """
+        if isinstance(self.model, EEPTracks):
+            return solve_isochrone(self.model, feh, loga, eep, afe, corr_params)
+        table = self.model
+        feh, loga, eep, afe = (as_float(x) for x in (feh, loga, eep, afe))
+        at = jax.vmap(lambda one: table(feh, afe, loga, one))(eep)
+        mini, mass, logl, logt, logr, logg, feh_surf, afe_surf = at.value.T
+        age, none = jnp.full_like(mini, loga), jnp.zeros_like(mini)
+        star = StarState(age, logl, logt, logg, feh_surf, afe_surf, none, at.valid)
+        star = corrected(star, mini, eep, feh, corr_params)
+        return IsochronePoints(mini, mass, logr, star, at.valid)
+
+    def columns(self, points: IsochronePoints) -> Float[Array, "eep prediction"]:
+        """The predictions of points, in the order of `predictions`."""
+        known = {"mini": points.mini, "mass": points.mass, "logr": points.logr}
+        known |= points.star._asdict()
+        return jnp.stack([known[name] for name in self.predictions], axis=-1)
 
     def get_predictions(
         self,
-        feh: float = 0.0,
-        afe: float = 0.0,
-        loga: float = 8.5,
+        feh: Any = 0.0,
+        afe: Any = 0.0,
+        loga: Any = 8.5,
         eep: Any = None,
         apply_corr: bool = True,
         corr_params: Any = None,
@@ -112,7 +152,7 @@ class Isochrone(eqx.Module):
         """Predictions (eep, prediction) of an isochrone; NaN where it has no star.
 
         `loga` is log10 age [yr]; `eep` are the points asked for, by default all integers of the
-        tracks. Raises `ValueError` unless age and composition are finite numbers.
+        tracks, or those of the file. Raises `ValueError` unless age and composition are finite.
         """
         if not np.isfinite([feh, afe, loga]).all():
             raise ValueError(f"feh {feh}, afe {afe} and loga {loga} must be finite numbers")
@@ -127,10 +167,5 @@ class Isochrone(eqx.Module):
 def _predict(
     isochrone: Isochrone, feh: Any, loga: Any, eep: Any, afe: Any, params: Any
 ) -> tuple[Float[Array, "eep prediction"], Bool[Array, " eep"]]:
-    plain = solve_isochrone(isochrone.tracks, feh, loga, eep, afe)
-    star = plain.star
-    logr = 0.5 * star.logl - 2.0 * (star.logt - LOGT_SUN)  # uncorrected, as brutus leaves it
-    if params is not None:
-        star = corrected(star, plain.mini, eep, feh, params)
-    columns = {"mini": plain.mini, "mass": plain.mini, "logr": logr} | star._asdict()
-    return jnp.stack([columns[n] for n in isochrone.predictions], axis=-1), plain.valid
+    at = isochrone.points(feh, loga, eep, afe, params)
+    return isochrone.columns(at), at.valid

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from brutax.core.corrections import as_params, empirical_correction, get_corrections
+from brutax.core.corrections import as_params, get_corrections
+from brutax.core.state import StarState, corrected
 from brutax.core.trackmodel import TrackModel, TrackPoint, load_tracks
+from brutax.core.tracktable import TrackTable, read_tracks
 from brutax.utils._namespace import as_float
 
 logger = logging.getLogger("brutax")
@@ -22,42 +24,21 @@ PREDICTIONS = ("loga", "logl", "logt", "logg", "feh_surf", "afe_surf")
 AFE_SLACK = 1e-5  # models of a single [alpha/Fe] answer within this of it
 
 
-class StarState(NamedTuple):
-    """A star of the models; every field has the shape of the labels asked for."""
-
-    loga: Any  # log10 age [yr]
-    logl: Any  # log10 L [Lsun]
-    logt: Any  # log10 Teff [K]
-    logg: Any  # log10 g [cgs]
-    feh_surf: Any  # surface [Fe/H]
-    afe_surf: Any  # surface [alpha/Fe]
-    agewt: Any  # d(age)/d(EEP) [yr]
-    valid: Any  # False where no track goes; the numbers beside it are finite and mean nothing
-
-
-def corrected(state: StarState, mini: Any, eep: Any, feh: Any, params: Any) -> StarState:
-    """A star with the empirical corrections of `brutax.core.corrections`."""
-    shift = empirical_correction(mini, eep, feh, params)
-    return state._replace(
-        logt=state.logt + shift.dlogt,
-        logl=state.logl + 2.0 * shift.dlogr,
-        logg=state.logg - 2.0 * shift.dlogr,
-    )
-
-
 class EEPTracks(eqx.Module):
     """Evolutionary tracks on equivalent evolutionary points (EEPs; Dotter 2016).
 
     The models inside brutax: smooth functions fitted to the MIST v1.2 tracks (Choi et al. 2016;
-    no rotation, [alpha/Fe] = 0). `predictions` chooses and orders what `get_predictions` returns,
-    and must hold loga, logl, logt and logg; `ageweight` adds `agewt` = d(age)/d(EEP) [yr] as the
-    last. `use_cache` is accepted for scripts written for brutus: nothing is cached on disk.
+    no rotation, [alpha/Fe] = 0), or with `mistfile` those of a file like brutus'
+    `MIST_1.2_EEPtrk.h5` (`brutax.data.fetch_tracks`), linear between its models. `predictions`
+    chooses and orders what `get_predictions` returns, and must hold loga, logl, logt and logg;
+    `ageweight` adds `agewt` = d(age)/d(EEP) [yr] as the last. `use_cache` is accepted for scripts
+    written for brutus: nothing is cached on disk.
 
-    Raises `ValueError` for unknown or missing predictions, and `NotImplementedError` for a
-    `mistfile`: this version reads no track files.
+    Raises `ValueError` for unknown or missing predictions and files of another layout,
+    `FileNotFoundError` for a file that is not there.
     """
 
-    model: TrackModel
+    model: TrackModel | TrackTable
     predictions: tuple[str, ...] = eqx.field(static=True)
     labels: tuple[str, ...] = eqx.field(static=True)
 
@@ -70,11 +51,6 @@ class EEPTracks(eqx.Module):
         use_cache: bool = True,
     ):
         del use_cache
-        if mistfile is not None:
-            raise NotImplementedError(
-                f"{mistfile}: track files are not read by this version; leave out `mistfile` for "
-                "the tracks inside brutax"
-            )
         names, known = tuple(predictions), {*PREDICTIONS, "agewt"}
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"predictions {unknown} are not known; there are {sorted(known)}")
@@ -82,13 +58,16 @@ class EEPTracks(eqx.Module):
             raise ValueError(f"predictions must include {missing}")
         if ageweight and "agewt" not in names:
             names += ("agewt",)
-        self.model, self.predictions, self.labels = load_tracks(), names, LABELS
+        self.model = load_tracks() if mistfile is None else read_tracks(mistfile)
+        self.predictions, self.labels = names, LABELS
         if verbose:
             logger.info("%r", self)
 
     @property
     def gridpoints(self) -> dict[str, np.ndarray]:
         """The nodes of the models: masses [Msun], EEPs, [Fe/H], [alpha/Fe]."""
+        if isinstance(self.model, TrackTable):
+            return self.model.gridpoints
         first, last = self.model.eep_range
         return {
             "mini": np.asarray(self.model.mini_nodes, np.float64),
@@ -96,6 +75,20 @@ class EEPTracks(eqx.Module):
             "feh": np.asarray(self.model.feh_nodes, np.float64),
             "afe": np.zeros(1),
         }
+
+    @property
+    def mini_nodes(self) -> Float[Array, " mass"]:
+        """Masses between which age falls without a jump [Msun]."""
+        if isinstance(self.model, TrackTable):
+            return self.model.table.nodes[0]
+        return self.model.mini_nodes
+
+    def stages(self, eep_max: float) -> Float[Array, " eep"]:
+        """The EEPs of the models, without most of those beyond `eep_max`."""
+        if isinstance(self.model, TrackTable):
+            return self.model.table.nodes[1]
+        first, last = self.model.eep_range
+        return as_float(np.arange(first, max(min(last, eep_max), first + 1.0) + 1.0))
 
     @property
     def mini_bound(self) -> float:
@@ -110,14 +103,19 @@ class EEPTracks(eqx.Module):
         `corr_params` are `CorrectionParams` of the empirical corrections, None for none.
         """
         mini, eep, feh, afe = (as_float(x) for x in (mini, eep, feh, afe))
-        at = self.model(mini, eep, feh)
-        state = _state(at, afe)
-        return state if corr_params is None else corrected(state, mini, eep, feh, corr_params)
+        if isinstance(self.model, TrackTable):
+            state = self.model(mini, eep, feh, afe)
+        else:
+            state = _state(self.model(mini, eep, feh), afe)
+        return corrected(state, mini, eep, feh, corr_params)
 
     def lattice(self, mini: Any, eep: Any, feh: Any, afe: Any) -> StarState:
         """Every combination of masses (m,), EEPs (e,) and one composition, (m, e), uncorrected."""
-        at = self.model.lattice(as_float(mini), as_float(eep), as_float(feh)[None])
-        return _state(jax.tree.map(lambda x: x[..., 0], at), as_float(afe))
+        mini, eep, feh, afe = (as_float(x) for x in (mini, eep, feh, afe))
+        if isinstance(self.model, TrackTable):
+            return self.model.lattice(mini, eep, feh, afe)
+        at = self.model.lattice(mini, eep, feh[None])
+        return _state(jax.tree.map(lambda x: x[..., 0], at), afe)
 
     def get_predictions(
         self, labels: Any, apply_corr: bool = True, corr_params: Any = None
