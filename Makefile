@@ -1,4 +1,4 @@
-# make demo   fits mock stars with demonstration models and writes the folder demo/
+# make demo   fits mock stars offline and writes the folder demo/
 # make test   runs the tests, those of arithmetic in both precisions
 # make test-slow  runs those that take long: calibration, the reference path
 # make lint   checks style and types

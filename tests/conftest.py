@@ -28,6 +28,14 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(slow)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """What the tests build and fetch stays out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BRUTAX_DATA_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real grids, catalogues and exact answers, where the machine has them."""

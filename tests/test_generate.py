@@ -107,7 +107,7 @@ def test_bad_nodes(generator, axes, message):
 
 def test_unknown_bands_and_tracks(tracks):
     with pytest.raises(ValueError, match="did you mean"):
-        GridGenerator(tracks, ["g"])
+        GridGenerator(tracks, ["PS_q"])
     with pytest.raises(TypeError, match="EEPTracks"):
         GridGenerator("tracks", BANDS)  # type: ignore
 

@@ -1,5 +1,6 @@
 """Inference for users: single stars and catalogues."""
 
+from brutax.analysis.api import band_systems as band_systems
 from brutax.analysis.api import fit as fit
 from brutax.analysis.api import open_grid as open_grid
 from brutax.analysis.individual import BruteForce as BruteForce

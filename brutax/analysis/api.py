@@ -9,7 +9,7 @@ from brutax.analysis.options import Priors
 from brutax.analysis.output import Output, Progress
 from brutax.analysis.run import Options
 from brutax.catalog import Catalog, FitResult, read_stars, resolve_bands
-from brutax.core import StarGrid
+from brutax.core import StarGrid, available_bands, default_grid, load_bolometric
 from brutax.priors import AbstractPrior
 
 
@@ -25,7 +25,7 @@ def open_grid(grid: StarGrid | str | os.PathLike, bands: Sequence[str] | None = 
 
 def fit(
     table: Any,
-    grid: StarGrid | str | os.PathLike,
+    grid: StarGrid | str | os.PathLike | None = None,
     output: str | os.PathLike | None = None,
     *,
     bands: Sequence[str] | None = None,
@@ -60,7 +60,8 @@ def fit(
     `table`: a file (CSV, ECSV, FITS, VOTable, Parquet, HDF5), an astropy Table, a pandas
     DataFrame, a mapping of columns, or a `Catalog`; `read_stars` describes how columns and units
     are recognised, and `map`, `units`, `dataset`, `source_id`, `bands` (those that must be used),
-    `error_floor` [mag, added in quadrature] and `phot_offsets`. `grid`: a `StarGrid` or a file.
+    `error_floor` [mag, added in quadrature] and `phot_offsets`. `grid`: a `StarGrid`, a file, or
+    None for `brutax.core.default_grid` in the bands of the table, built on first use.
 
     With `output` the posteriors are saved there as they are computed; a file of the same fit
     that is not finished is continued. The same `seed` and source ids give the same draws,
@@ -69,25 +70,28 @@ def fit(
     Raises `ValueError` (`CatalogError`, `GridError`, `StoreError`) for input that cannot be used;
     single bad rows get a flag instead.
     """
-    grid = open_grid(grid)
+    opened = None if grid is None else open_grid(grid)
+    known = available_bands() if opened is None else opened.bands
     if isinstance(table, Catalog):
         stars = table
     else:
         stars = read_stars(
             table,
-            grid.bands,
+            known,
             map=map,
             units=units,
             dataset=dataset,
             source_id=source_id,
-            require_bands=() if bands is None else resolve_bands(bands, grid.bands),
-            drop_bands=() if bands is None else _others(bands, grid.bands),
+            require_bands=() if bands is None else resolve_bands(bands, known),
+            drop_bands=() if bands is None else _others(bands, known),
             error_floor=error_floor,
             phot_offsets=phot_offsets,
             vector_bands=bands,
-            band_system=_systems(grid),
+            band_system=band_systems(opened),
         )
-    result = BruteForce(grid).fit_catalog(
+    if opened is None:
+        opened = default_grid(stars.bands, verbose=verbose)
+    result = BruteForce(opened).fit_catalog(
         stars,
         Options(
             seed=seed,
@@ -124,7 +128,11 @@ def _others(bands: Sequence[str], available: Sequence[str]) -> tuple[str, ...]:
     return tuple(band for band in available if band not in wanted)
 
 
-def _systems(grid: StarGrid) -> dict[str, str] | None:
+def band_systems(grid: StarGrid | None) -> dict[str, str] | None:
+    """The magnitude system of every band of a grid, or of the models inside brutax."""
+    if grid is None:
+        models = load_bolometric()
+        return dict(zip(models.bands, models.systems, strict=True))
     if grid.band_system is None:
         return None
     return dict(zip(grid.bands, grid.band_system, strict=True))

@@ -9,17 +9,17 @@ import numpy as np
 from brutax.analysis import mock_catalog
 from brutax.catalog import FitResult, read_stars
 from brutax.cli import report
-from brutax.cli.fit import Watch, print_files, warn, warn_of_demo, watched_fit
-from brutax.cli.options import UsageError
+from brutax.cli.fit import Watch, print_files, warn, watched_fit
+from brutax.cli.options import UsageError, shown
 from brutax.cli.tables import write_table
-from brutax.core import demo_grid
+from brutax.core import default_grid
 from brutax.plotting import truth_ranks, truth_recovery
 
 if TYPE_CHECKING:
     from astropy.table import Table
 
 NAME = "demo"
-HELP = "fits 40 mock stars with demonstration models and compares them with the truth"
+HELP = "fits 40 mock stars offline and compares them with the truth"
 EXAMPLE = "brutax demo -o demo"
 
 BANDS = ("PS_g", "PS_r", "PS_i", "PS_z", "PS_y", "2MASS_J", "2MASS_H", "2MASS_Ks")
@@ -39,8 +39,7 @@ def run(args: argparse.Namespace) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; give the name of a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    grid = demo_grid(bands=BANDS)
-    warn_of_demo()
+    grid = default_grid(BANDS, progress=None if args.quiet else shown)
     mock = mock_catalog(
         grid, args.n_stars, seed=args.seed, av=AV, mag_limit=("PS_r", 19.0), missing=0.1
     )

@@ -10,8 +10,8 @@ import h5py
 import jax
 import numpy as np
 
-from brutax.analysis import fit, posterior_path, progress_bar
-from brutax.catalog import Catalog, FitResult, read_stars
+from brutax.analysis import band_systems, fit, posterior_path, progress_bar
+from brutax.catalog import Catalog, FitResult, read_stars, resolve_bands
 from brutax.cli import report
 from brutax.cli.options import (
     DEMO,
@@ -22,23 +22,24 @@ from brutax.cli.options import (
     names,
     pair,
     rows,
+    shown,
     units,
     writable,
 )
 from brutax.cli.tables import check_format, write_table
-from brutax.core import StarGrid
+from brutax.core import StarGrid, available_bands, default_grid
 from brutax.data import load_offsets
 
 NAME = "fit"
 HELP = "posteriors for a table of stars; a run that was stopped goes on where it was"
-EXAMPLE = "brutax fit stars.csv --grid grid.h5 -o posterior.h5 --summary summary.fits"
+EXAMPLE = "brutax fit stars.csv --summary summary.fits"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("stars", help="table of stars: CSV, ECSV, FITS, VOTable, Parquet or HDF5")
-    add("-g", "--grid", required=True, help="HDF5 file of models, or `demo`")
-    add("-o", "--output", required=True, help="HDF5 file of posteriors, made or continued")
+    add("-g", "--grid", help="HDF5 file of models, or `demo` (default: built for the bands, once)")
+    add("-o", "--output", help="HDF5 file of posteriors, made or continued [STARS_posterior.h5]")
     add("--summary", metavar="TABLE", help="one row per star: .csv .ecsv .fits .parquet .vot")
     add("--figure", metavar="IMAGE", help="A_V against distance: .png .pdf .svg")
     add("--overwrite", action="store_true", help="replace the output instead of continuing it")
@@ -85,14 +86,16 @@ def run(args: argparse.Namespace) -> None:
         check_figure(figure)
     if args.float64:
         jax.config.update("jax_enable_x64", True)
-    output = posterior_path(args.output)
+    output = posterior_path(args.output or f"{Path(args.stars).stem}_posterior.h5")
     refuse_clashes(
         {"the table": args.stars, "--grid": args.grid, "--offsets": args.offsets},
         {"--output": output, "--summary": summary, "--figure": figure},
     )
-    grid = grid_from(args.grid, args.bands)
+    grid = None if args.grid is None else grid_from(args.grid, args.bands)
     say(args, f"{args.stars}:")
     stars = read(args, grid)
+    if grid is None:
+        grid = default_grid(stars.bands, progress=None if args.quiet else shown)
     if args.grid == DEMO:
         warn_of_demo()
     watch = Watch(args.quiet)
@@ -133,21 +136,24 @@ def refuse_clashes(inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
             raise UsageError(f"{name} {path} is the same file as {other}; give it another name")
 
 
-def read(args: argparse.Namespace, grid: StarGrid) -> Catalog:
-    """The stars, or some rows of them."""
-    system = grid.band_system
+def read(args: argparse.Namespace, grid: StarGrid | None) -> Catalog:
+    """The stars, or some rows of them, in the bands of a grid or of the models inside brutax."""
+    if grid is not None:
+        bands = grid.bands
+    else:
+        bands = resolve_bands(args.bands, available_bands()) if args.bands else available_bands()
     stars = read_stars(
         args.stars,
-        grid.bands,
+        bands,
         map=mapping(args.map),
         units=units(args.units),
         dataset=args.dataset,
         source_id=args.id,
-        require_bands=grid.bands if args.bands else (),
+        require_bands=bands if args.bands else (),
         vector_bands=args.bands,
         error_floor=args.error_floor,
-        phot_offsets=args.offsets and load_offsets(args.offsets, grid.bands),
-        band_system=None if system is None else dict(zip(grid.bands, system, strict=True)),
+        phot_offsets=args.offsets and load_offsets(args.offsets, bands),
+        band_system=band_systems(grid),
     )
     if args.rows is None:
         return stars

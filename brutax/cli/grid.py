@@ -1,13 +1,12 @@
 """`brutax grid build`: a grid of stellar models in any bands, from the models inside brutax."""
 
 import argparse
-from collections.abc import Iterable
 
 import numpy as np
 
 from brutax.cli import report
 from brutax.cli.fit import print_files
-from brutax.cli.options import UsageError, names, writable
+from brutax.cli.options import UsageError, names, shown, writable
 from brutax.core import GridGenerator, available_bands
 
 NAME = "grid"
@@ -54,15 +53,6 @@ def run(args: argparse.Namespace) -> None:
     if not args.quiet:
         print(f"    {report.peak_memory()} of memory at most")
         print_files([("grid", path)])
-
-
-def shown(compositions: list) -> Iterable:
-    """A progress bar over compositions, where tqdm is installed."""
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        return compositions
-    return tqdm(compositions, desc="grid", unit="[Fe/H]", mininterval=0.5)
 
 
 def triple(text: str, option: str) -> tuple[float, float, float]:

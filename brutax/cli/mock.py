@@ -3,17 +3,27 @@
 import argparse
 
 from brutax.analysis import mock_catalog
-from brutax.cli.options import DEMO, DEMO_WARNING, UsageError, grid_from, names, pair, writable
+from brutax.cli.options import (
+    DEMO,
+    DEMO_WARNING,
+    UsageError,
+    grid_from,
+    names,
+    pair,
+    shown,
+    writable,
+)
 from brutax.cli.tables import check_format, write_table
+from brutax.core import default_grid
 
 NAME = "mock"
 HELP = "a table of mock stars, drawn from the prior of the fit, with their truth"
-EXAMPLE = "brutax mock --grid grid.h5 -n 200 -o mock.csv"
+EXAMPLE = "brutax mock --bands PS_g,PS_r,PS_i,2MASS_J,2MASS_Ks -n 200 -o mock.csv"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("-g", "--grid", required=True, help="HDF5 file of models, or `demo`")
+    add("-g", "--grid", help="HDF5 file of models, or `demo` (default: built for --bands, once)")
     add("-n", "--n-stars", type=int, default=200, metavar="N", help="[200]")
     add("-o", "--output", required=True, help="table: .csv .ecsv .fits .parquet .vot")
     add("--overwrite", action="store_true", help="replace an existing table")
@@ -43,10 +53,16 @@ def run(args: argparse.Namespace) -> None:
     check_format(path)
     if path.exists() and not args.overwrite:
         raise UsageError(f"{path} exists; choose another --output or --overwrite")
+    if args.grid is not None:
+        grid = grid_from(args.grid)
+    elif args.bands:
+        grid = default_grid(args.bands, progress=None if args.quiet else shown)
+    else:
+        raise UsageError("brutax mock needs --grid FILE, or --bands A,B,... of the default grid")
     table = mock_catalog(
-        grid_from(args.grid),
+        grid,
         args.n_stars,
-        bands=args.bands,
+        bands=args.bands if args.grid is not None else None,
         seed=args.seed,
         coords=args.coords,
         error=args.error,

@@ -1,7 +1,7 @@
 """How options are written: lists, pairs, mappings, ranges of rows, grids."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from brutax.analysis import open_grid
@@ -76,6 +76,15 @@ def units(texts: Sequence[str] | None) -> str | dict[str, str] | None:
 def grid_from(text: str, bands: Sequence[str] | None = None) -> StarGrid:
     """The grid in a file, or the demonstration grid."""
     return open_grid(demo_grid() if text == DEMO else text, bands)
+
+
+def shown(compositions: list) -> Iterable:
+    """A progress bar over the compositions of a grid, where tqdm is installed."""
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return compositions
+    return tqdm(compositions, desc="grid", unit="[Fe/H]", mininterval=0.5)
 
 
 def writable(path: str | None, what: str) -> Path | None:

@@ -5,6 +5,7 @@ from brutax.core.bolometric import available_bands as available_bands
 from brutax.core.bolometric import load_bolometric as load_bolometric
 from brutax.core.corrections import CorrectionParams as CorrectionParams
 from brutax.core.corrections import get_corrections as get_corrections
+from brutax.core.default import default_grid as default_grid
 from brutax.core.demo import DEMO_BANDS as DEMO_BANDS
 from brutax.core.demo import demo_grid as demo_grid
 from brutax.core.evolution import StarEvolTrack as StarEvolTrack

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from brutax.core.spline import TensorSpline
 from brutax.data._builtin import builtin
+from brutax.data.filters import full_names
 from brutax.utils._namespace import as_float
 
 M_BOL_SUN = 4.74  # zero point of bolometric magnitudes, IAU 2015 B2
@@ -108,8 +109,23 @@ class Bolometric(eqx.Module):
         return self.law_ratio @ x ** jnp.arange(self.law_ratio.shape[1], dtype=x.dtype)
 
 
+_SURVEYS = ("Gaia", "SDSS", "PS", "2MASS", "WISE", "UKIDSS", "Bessell", "Tycho", "Kepler", "TESS")
+
+
 def available_bands() -> tuple[str, ...]:
-    """The bands of the models inside brutax."""
+    """The bands of the models inside brutax, by survey, from blue to red."""
+    data = builtin("bolometric")
+    bands, blue = _stored_bands(), data["wavelength"]
+
+    def place(k: int) -> tuple[int, str, float]:
+        survey = bands[k].split("_")[0]
+        rank = _SURVEYS.index(survey) if survey in _SURVEYS else len(_SURVEYS)
+        return rank, survey, float(blue[k])
+
+    return tuple(bands[k] for k in sorted(range(len(bands)), key=place))
+
+
+def _stored_bands() -> tuple[str, ...]:
     return tuple(str(band) for band in builtin("bolometric")["bands"])
 
 
@@ -117,18 +133,18 @@ def load_bolometric(bands: Sequence[str] | None = None, *, law: str = "F99") -> 
     """The bolometric corrections that come with brutax, of some bands (None: all).
 
     `law` is the extinction curve: CCM89, F99, F19 or G23 (Cardelli et al. 1989; Fitzpatrick 1999;
-    Fitzpatrick et al. 2019; Gordon et al. 2023). Raises `ValueError` for unknown bands and laws.
+    Fitzpatrick et al. 2019; Gordon et al. 2023). Short names like g, bp, ks are those of
+    `brutax.data.filters.full_names`. Raises `ValueError` for unknown bands and laws.
     """
-    data, known = builtin("bolometric"), available_bands()
-    wanted = known if bands is None else tuple(bands)
+    data, known = builtin("bolometric"), _stored_bands()
+    wanted = available_bands() if bands is None else full_names(bands)
     for band in wanted:
         if band not in known:
             close = difflib.get_close_matches(band, known, 4, 0.4)
             ends = [name for name in known if name.lower().endswith("_" + band.lower())]
             hint = f"did you mean {', '.join(ends or close)}? " if ends or close else ""
-            raise ValueError(
-                f"band {band!r} is not in the models; {hint}There are {', '.join(known)}"
-            )
+            every = ", ".join(available_bands())
+            raise ValueError(f"band {band!r} is not in the models; {hint}There are {every}")
     if not wanted or len(set(wanted)) < len(wanted):
         raise ValueError(f"give one or more different bands, not {list(wanted)}")
     if law not in LAWS:

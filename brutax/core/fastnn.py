@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from brutax.core.bolometric import M_BOL_SUN
 from brutax.core.state import StarState
+from brutax.data.download import find_nn_file
 from brutax.data.filters import FILTERS
 from brutax.utils._namespace import as_float
 
@@ -68,7 +69,7 @@ def read_networks(
     `FileNotFoundError` if there is none, `ValueError` for bands it lacks, another layout, and
     networks of different ranges.
     """
-    path = _default_file() if nnfile is None else Path(nnfile)
+    path = find_nn_file() if nnfile is None else Path(nnfile)
     if not path.exists():
         raise FileNotFoundError(f"there is no file of networks {path}")
     try:
@@ -103,12 +104,6 @@ def read_networks(
         as_float(high),
         bands,
     )
-
-
-def _default_file() -> Path:
-    from brutax.data.download import find_nn_file
-
-    return find_nn_file()
 
 
 class FastNN:

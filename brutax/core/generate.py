@@ -199,12 +199,12 @@ class GridGenerator:
             def some(x: np.ndarray, first: int = first, size: int = size) -> np.ndarray:
                 return np.pad(x[first : first + size], (0, CHUNK - size), mode="edge")
 
-            block = jax.tree.map(some, (star, tuple(labels), second))
-            out = _photometry(self.photometry, self.tracks, *block, smf, build.dust, build.params)
+            block: Any = jax.tree.map(some, (star, tuple(labels), second))
+            look = (self.photometry, self.tracks)
+            out = _photometry(*look, block[0], block[1], block[2], smf, build.dust, build.params)
             parts.append(jax.tree.map(lambda x, size=size: np.asarray(x)[:size], out))
-        if not parts:
-            blank: Any = np.zeros((0, len(self.filters)), np.float32)
-            return Coefficients(blank, blank, blank, blank[:, 0] > 0)
+        blank: Any = np.zeros((0, len(self.filters)), np.float32)
+        parts.append(Coefficients(blank, blank, blank, blank[:, 0] > 0))
         return jax.tree.map(lambda *column: np.concatenate(column), *parts)
 
 

@@ -2,6 +2,15 @@
 
 from brutax.data._layouts import GridError as GridError
 from brutax.data._layouts import GridNotFoundError as GridNotFoundError
+from brutax.data.download import fetch as fetch
+from brutax.data.download import fetch_dustmaps as fetch_dustmaps
+from brutax.data.download import fetch_grids as fetch_grids
+from brutax.data.download import fetch_isos as fetch_isos
+from brutax.data.download import fetch_nns as fetch_nns
+from brutax.data.download import fetch_offsets as fetch_offsets
+from brutax.data.download import fetch_tracks as fetch_tracks
+from brutax.data.download import find_file as find_file
+from brutax.data.download import find_nn_file as find_nn_file
 from brutax.data.filters import FILTERS as FILTERS
 from brutax.data.filters import band_system as band_system
 from brutax.data.gridfile import GridData as GridData

@@ -1,5 +1,7 @@
 """Names of photometric bands, as they appear in grid files, and their magnitude systems."""
 
+from collections.abc import Sequence
+
 gaia = ["Gaia_G_MAW", "Gaia_BP_MAWf", "Gaia_RP_MAW"]
 sdss = ["SDSS_u", "SDSS_g", "SDSS_r", "SDSS_i", "SDSS_z"]
 ps = ["PS_g", "PS_r", "PS_i", "PS_z", "PS_y", "PS_w", "PS_open"]
@@ -47,6 +49,45 @@ _SYSTEMS = {
     "Hipparcos": "Vega",
     "TESS": "Vega",
 }
+
+
+# short names, as catalogues and brutus' documentation write them
+_SHORT = {
+    "u": ("SDSS_u",),
+    "g": ("Gaia_G_EDR3", "PS_g", "SDSS_g"),
+    "r": ("PS_r", "SDSS_r"),
+    "i": ("PS_i", "SDSS_i"),
+    "z": ("PS_z", "SDSS_z"),
+    "y": ("PS_y",),
+    "bp": ("Gaia_BP_EDR3",),
+    "rp": ("Gaia_RP_EDR3",),
+    "j": ("2MASS_J",),
+    "h": ("2MASS_H",),
+    "ks": ("2MASS_Ks",),
+    **{f"w{k}": (f"WISE_W{k}",) for k in "1234"},
+}
+
+
+def full_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of bands in full: `g, r, i, z, y` are Pan-STARRS, `bp, g, rp, j, h, ks` Gaia and 2MASS.
+
+    One letter of several surveys is understood from the others: `bp` or `rp` make `g` Gaia's,
+    `y` makes `g, r, i, z` those of Pan-STARRS, `u` those of SDSS. Raises `ValueError` with the
+    candidates where that does not decide. Names that are not short are left as they are.
+    """
+    short = {name.lower() for name in names}
+    marks = {"Gaia": short & {"bp", "rp"}, "PS": short & {"y"}, "SDSS": short & {"u"}}
+    out = []
+    for name in names:
+        bands = _SHORT.get(name.lower(), (name,))
+        meant = [band for band in bands if len(bands) == 1 or marks[band.split("_")[0]]]
+        if len(meant) != 1:
+            raise ValueError(
+                f"band {name!r} may be {' or '.join(bands)}: give the full name (with 'bp' or 'rp' "
+                "beside it g is Gaia's, with 'y' Pan-STARRS', with 'u' SDSS')"
+            )
+        out += meant
+    return tuple(out)
 
 
 def band_system(name: str) -> str | None:
