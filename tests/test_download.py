@@ -59,6 +59,7 @@ def server(monkeypatch):
         monkeypatch.setattr(download, "BASE_URL", f"http://127.0.0.1:{server.server_port}/")
         known = Published("doi", hashlib.sha256(CONTENT).hexdigest(), "offsets")
         monkeypatch.setitem(FILES, NAME, known)
+        monkeypatch.setattr(download, "CHUNK", 50_000)
         yield server
         server.shutdown()
         thread.join()

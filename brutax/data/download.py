@@ -15,7 +15,7 @@ from brutax.data._cache import VARIABLE, cache_dir
 BASE_URL = "https://dataverse.harvard.edu/api/access/datafile/:persistentId?persistentId=doi:"
 RETRIES = 3
 TIMEOUT = 30.0  # without an answer [s]
-CHUNK = 2**20  # bytes
+CHUNK = 2**18  # bytes
 
 
 class Published(NamedTuple):
