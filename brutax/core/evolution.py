@@ -45,7 +45,7 @@ def stage_at_age(
     where it comes within `tol` [dex].
     """
     eep = tracks.stages(jnp.inf)
-    track = tracks.lattice(mini[None], eep, feh, afe)
+    track = tracks.ages(mini[None], eep, feh, afe)
     valid, age = track.valid[0], track.loga[0]
     young = jnp.min(jnp.where(valid, age, jnp.inf))
     # a fitted age may fall by a hair where it hardly grows

@@ -42,7 +42,7 @@ def solve_isochrone(
     """
     feh, loga, eep, afe = (as_float(x) for x in (feh, loga, eep, afe))
     nodes = tracks.mini_nodes
-    table = jax.lax.stop_gradient(tracks.lattice(nodes, eep, feh, afe))
+    table = jax.lax.stop_gradient(tracks.ages(nodes, eep, feh, afe))
     older = table.loga > loga
     crossing = older[:-1] & ~older[1:] & table.valid[:-1] & table.valid[1:]
     exists = crossing.any(axis=0)

@@ -32,6 +32,13 @@ class TrackPoint(NamedTuple):
     valid: Bool[Array, "*point"]  # False where no track goes
 
 
+class Ages(NamedTuple):
+    """log10 ages [yr] on a lattice; where not `valid` they are finite and mean nothing."""
+
+    loga: Float[Array, "mass eep"]
+    valid: Bool[Array, "mass eep"]
+
+
 class TrackModel(eqx.Module):
     """Stars as a smooth function of (initial mass, EEP, initial [Fe/H]).
 
@@ -40,7 +47,8 @@ class TrackModel(eqx.Module):
     and mean nothing.
     """
 
-    spline: TensorSpline  # (log10 mass, EEP, [Fe/H]) -> loga, logl, logt, feh_surf - feh, agewt
+    fine: TensorSpline  # (log10 mass, EEP, [Fe/H]) -> loga, logl, logt
+    slow: TensorSpline  # -> feh_surf - feh, log10 agewt
     mini_nodes: Float[Array, " mass"]  # masses of the fitted tracks [Msun]
     feh_nodes: Float[Array, " feh"]
     last: Float[Array, "mass feh"]  # last usable EEP of each of them; 0 for none
@@ -54,10 +62,33 @@ class TrackModel(eqx.Module):
         mass = jnp.clip(mini, self.mini_nodes[0], self.mini_nodes[-1])
         metal = jnp.clip(feh, self.feh_nodes[0], self.feh_nodes[-1])
         stage = jnp.clip(eep, low, high)
-        value = self.spline(jnp.log10(mass), stage, metal)
+        at = (jnp.log10(mass), stage, metal)
+        value = jnp.concatenate([self.fine(*at), self.slow(*at)])
         valid = (mass == mini) & (metal == feh) & (stage == eep)
         valid &= eep <= _reach(self, mini, feh)
         return _point(value, jnp.log10(mass), metal, valid)
+
+    def ages(
+        self, mini: Float[Array, " m"], eep: Float[Array, " e"], feh: Float[Array, ""]
+    ) -> Ages:
+        """log10 ages of every combination of masses and EEPs: a part of `lattice`."""
+        low, high = self.eep_range
+        mass = jnp.clip(mini, self.mini_nodes[0], self.mini_nodes[-1])
+        metal = jnp.clip(feh, self.feh_nodes[0], self.feh_nodes[-1])
+        age = TensorSpline(self.fine.knots, self.fine.coef[..., :1])
+        at = (jnp.log10(mass), jnp.clip(eep, low, high), metal[None])
+        return Ages(_on_lattice(age, at)[:, :, 0, 0], self.covered(mini, eep, feh[None])[..., 0])
+
+    def covered(
+        self, mini: Float[Array, " m"], eep: Float[Array, " e"], feh: Float[Array, " f"]
+    ) -> Bool[Array, "m e f"]:
+        """Where there are tracks, for every combination."""
+        (low, high), masses, metals = self.eep_range, self.mini_nodes, self.feh_nodes
+        reach = jax.vmap(jax.vmap(_reach, (None, None, 0)), (None, 0, None))(self, mini, feh)
+        valid = ((mini >= masses[0]) & (mini <= masses[-1]))[:, None, None]
+        valid = valid & ((feh >= metals[0]) & (feh <= metals[-1]))[None, None, :]
+        valid = valid & ((eep >= low) & (eep <= high))[None, :, None]
+        return valid & (eep[None, :, None] <= reach[:, None, :])
 
     def lattice(
         self, mini: Float[Array, " m"], eep: Float[Array, " e"], feh: Float[Array, " f"]
@@ -71,16 +102,20 @@ class TrackModel(eqx.Module):
         metal = jnp.clip(feh, self.feh_nodes[0], self.feh_nodes[-1])
         stage = jnp.clip(eep, low, high)
         at = (jnp.log10(mass), stage, metal)
-        first, second, third = (_design(k, x) for k, x in zip(self.spline.knots, at))
-        with jax.default_matmul_precision("highest"):
-            value = jnp.einsum("fc,abco->abfo", third, self.spline.coef)
-            value = jnp.einsum("ma,abfo->mbfo", first, value)
-            value = jnp.einsum("eb,mbfo->mefo", second, value)
-        reach = jax.vmap(jax.vmap(_reach, (None, None, 0)), (None, 0, None))(self, mini, feh)
-        valid = (mass == mini)[:, None, None] & (metal == feh)[None, None, :]
-        valid = valid & (stage == eep)[None, :, None]
-        valid = valid & (eep[None, :, None] <= reach[:, None, :])
+        value = jnp.concatenate([_on_lattice(s, at) for s in (self.fine, self.slow)], axis=-1)
+        valid = self.covered(mini, eep, feh)
         return _point(value, at[0][:, None, None], metal[None, None, :], valid)
+
+
+def _on_lattice(
+    spline: TensorSpline, at: tuple[Float[Array, " _"], ...]
+) -> Float[Array, "m e f output"]:
+    """The outputs at every combination of coordinates."""
+    first, second, third = (_design(k, x) for k, x in zip(spline.knots, at))
+    with jax.default_matmul_precision("highest"):
+        value = jnp.einsum("fc,abco->abfo", third, spline.coef)
+        value = jnp.einsum("ma,abfo->mbfo", first, value)
+        return jnp.einsum("eb,mbfo->mefo", second, value)
 
 
 def _design(knots: Float[Array, " knot"], x: Float[Array, " x"]) -> Float[Array, "x basis"]:
@@ -118,8 +153,10 @@ def load_tracks() -> TrackModel:
     """The tracks that come with brutax: 0.1-20 Msun, EEP 1-808, [Fe/H] -4 to 0.5, [alpha/Fe] 0."""
     data = builtin("tracks")
     knots = tuple(data[f"knots_{k}"] for k in range(3))
+    slow = tuple(data[f"slow_knots_{k}"] for k in range(3))
     return TrackModel(
         TensorSpline(knots, data["coef"]),
+        TensorSpline(slow, data["slow_coef"]),
         as_float(data["mini"]),
         as_float(data["feh"]),
         as_float(data["last"]),

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from brutax.core.corrections import as_params, get_corrections
 from brutax.core.state import StarState, corrected
-from brutax.core.trackmodel import TrackModel, TrackPoint, load_tracks
+from brutax.core.trackmodel import Ages, TrackModel, TrackPoint, load_tracks
 from brutax.core.tracktable import TrackTable, read_tracks
 from brutax.utils._namespace import as_float
 
@@ -116,6 +116,15 @@ class EEPTracks(eqx.Module):
             return self.model.lattice(mini, eep, feh, afe)
         at = self.model.lattice(mini, eep, feh[None])
         return _state(jax.tree.map(lambda x: x[..., 0], at), afe)
+
+    def ages(self, mini: Any, eep: Any, feh: Any, afe: Any) -> Ages:
+        """log10 ages of every combination of masses (m,) and EEPs (e,), (m, e)."""
+        mini, eep, feh, afe = (as_float(x) for x in (mini, eep, feh, afe))
+        if isinstance(self.model, TrackTable):
+            star = self.model.lattice(mini, eep, feh, afe)
+            return Ages(star.loga, star.valid)
+        ages = self.model.ages(mini, eep, feh)
+        return Ages(ages.loga, ages.valid & (jnp.abs(afe) <= AFE_SLACK))
 
     def get_predictions(
         self, labels: Any, apply_corr: bool = True, corr_params: Any = None
