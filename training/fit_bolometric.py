@@ -18,6 +18,8 @@ import h5py
 import numpy as np
 from _lattice import apply, filled, fit_lattice
 
+from brutax.core.bolometric import LAWS
+from brutax.core.passbands import law_ratios
 from brutax.core.spline import clamped_knots, design_matrix
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,9 +33,6 @@ STEPS, ROUGHNESS = (1.0, 1.0, 1.5), (1e-3, 1e-3, 1e-1)  # chosen by the error at
 TEFF_MAX = 50_000.0  # [K]
 LOGG_RANGE = (-1.0, 6.0)  # beyond are white dwarfs
 QUANTUM = 2.0**-11  # rounding of coefficients [mag]
-LAWS = ("CCM89", "F99", "F19", "G23")
-RV_RANGE = (2.3, 5.6)  # where all of these laws are defined
-DEGREE_RV = 4
 # effective wavelengths [angstrom] that the tables do not state (UKIDSS: Hewett et al. 2006;
 # Kepler D51 is a narrow filter at 5100)
 WAVELENGTH = {"UKIDSS_Z": 8817.0, "UKIDSS_Y": 10305.0, "UKIDSS_J": 12483.0, "UKIDSS_H": 16313.0,
@@ -132,34 +131,6 @@ def quadratic_in_av(tables: dict) -> np.ndarray:
     return np.moveaxis(k, 0, -1).reshape(*ratio.shape[1:4], -1)
 
 
-def law_ratios(wavelength: np.ndarray) -> np.ndarray:
-    """`a_law(R_V) / a_CCM89(3.1)` as polynomials in 3.1 / R_V, (law, band, power)."""
-    import astropy.units as u
-    from dust_extinction.parameter_averages import CCM89, F19, F99, G23
-
-    curves = {"CCM89": CCM89, "F99": F99, "F19": F19, "G23": G23}
-    rv = np.linspace(*RV_RANGE, 41)
-    base = reach(CCM89(Rv=3.1), wavelength, u)
-    out = []
-    for name in LAWS:
-        table = np.stack([reach(curves[name](Rv=r), wavelength, u) / base for r in rv])
-        vander = (3.1 / rv[:, None]) ** np.arange(DEGREE_RV + 1)
-        coef, *_ = np.linalg.lstsq(vander, table, rcond=None)
-        print(f"  {name}: polynomial in R_V within {np.abs(vander @ coef - table).max():.4f}")
-        out.append(coef.T)
-    return np.stack(out)
-
-
-def reach(curve, wavelength, u) -> np.ndarray:
-    """A curve at wavelengths [angstrom]; beyond its red end it falls as wavelength^-1.7."""
-    low, high = curve.x_range  # inverse micron
-    x = 1e4 / np.asarray(wavelength)
-    inside = np.clip(x, low * 1.0001, high * 0.9999)
-    return np.asarray(curve(inside / u.micron)) * np.where(
-        x < low, (x / (low * 1.0001)) ** 1.7, 1.0
-    )
-
-
 def quantiles(gap: np.ndarray) -> list[float]:
     return [round(float(q), 2) for q in np.nanquantile(gap, (0.5, 0.99))]
 
@@ -228,11 +199,13 @@ def main() -> None:
         print(f"  {band:16s}", *row.values())
     optical = [b for b, w in enumerate(tables["wavelength"]) if w > 4000]
     report["optical and infrared, median and 99 % [mmag]"] = {}
-    for low, high in ((3000, 15000), (3000, 4000), (4000, 5000), (5000, 15000)):
-        part = usual & (teff >= low) & (teff <= high)
-        near = neighbours(axes, bare, covered(bare))
-        gap, bound = 1e3 * np.abs(model - bare), 1e3 * np.nanmin(np.abs(near - bare), axis=0)
-        report["optical and infrared, median and 99 % [mmag]"][f"{low}-{high} K"] = {
+    near = np.abs(neighbours(axes, bare, covered(bare)) - bare)
+    bound = 1e3 * np.min(np.where(np.isnan(near), np.inf, near), axis=0)
+    bound[np.isinf(bound)] = np.nan
+    gap = 1e3 * np.abs(model - bare)
+    for coolest, hottest in ((3000, 15000), (3000, 4000), (4000, 5000), (5000, 15000)):
+        part = usual & (teff >= coolest) & (teff <= hottest)
+        report["optical and infrared, median and 99 % [mmag]"][f"{coolest}-{hottest} K"] = {
             "held-out nodes": quantiles(gap[part][:, optical]),
             "best of three cubic interpolations between their neighbours": quantiles(
                 bound[part][:, optical]
@@ -262,7 +235,7 @@ def main() -> None:
         basis=basis.astype(np.float32),
         coef=(np.round(coef / QUANTUM) * QUANTUM).astype(np.float32),
         dust=(np.round(dust * 2.0**14) / 2.0**14).astype(np.float32),
-        law_ratio=law_ratios(np.array(tables["wavelength"])).astype(np.float32),
+        law_ratio=np.float32([law_ratios(np.array(tables["wavelength"]), law) for law in LAWS]),
         **{f"knots_{n}": x for n, x in enumerate(knots)},
         **{f"dust_knots_{n}": x for n, x in enumerate(dust_knots)},
     )  # fmt: skip

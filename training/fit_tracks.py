@@ -4,8 +4,8 @@
 
 Reads `../shared/data/models/mist_eep_tracks_vvcrit0.0.h5` (MIST v1.2: Dotter 2016; Choi et al.
 2016; as repackaged by EXOZIPPy). Tensor-product splines in (log10 mass, EEP, [Fe/H]) are fitted by
-penalised least squares: a fine one for age, luminosity and temperature, a coarser one for surface
-[Fe/H] and d(age)/d(EEP). Tracks that are missing, failed or held out carry no weight.
+penalised least squares: a fine one for age, luminosity, temperature and d(age)/d(EEP), a coarser
+one for surface [Fe/H]. Tracks that are missing, failed or held out carry no weight.
 """
 
 import argparse
@@ -29,9 +29,9 @@ FIRST_EEP, LAST_EEP = 1, 808
 MASS_RANGE = (0.1, 20.0)
 PRIMARY = (202, 353, 454, 605, 631, 707)  # where the tracks of MIST have kinks
 TEFF_SUN, LOGG_SUN = 5772.0, 4.438
-OUTPUTS = ("loga", "logl", "logt", "dfeh", "log_agewt")
-QUANTUM = np.array([2.0**-15, 2.0**-13, 2.0**-14, 2.0**-12, 2.0**-11])  # rounding of coefficients
-FINE = 3  # outputs of the fine spline
+OUTPUTS = ("loga", "logl", "logt", "log_agewt", "dfeh")
+QUANTUM = np.array([2.0**-15, 2.0**-13, 2.0**-14, 2.0**-10, 2.0**-11])  # rounding of coefficients
+FINE = 4  # outputs of the fine spline
 ROUGHNESS = (1e-4, 1e-4, 1e-3)  # along mass, EEP, [Fe/H]; chosen by the error at held-out nodes
 HELD_OUT = 0.05
 STRETCH = 12  # EEPs
@@ -80,7 +80,7 @@ def read_tracks() -> Tracks:
             logr, logt = np.log10(radius[:end]), np.log10(teff[:end])
             logl = 2.0 * logr + 4.0 * (logt - np.log10(TEFF_SUN))
             weight = np.log10(np.gradient(age[:end]) * 1e9)  # yr per EEP
-            out = (np.log10(age[:end]) + 9.0, logl, logt, surface[:end] - feh[j], weight)
+            out = (np.log10(age[:end]) + 9.0, logl, logt, weight, surface[:end] - feh[j])
             value[i, :end, j] = np.stack(out, axis=-1)
             last[i, j] = end
     return Tracks(np.log10(mini[keep]), eep, feh, value, last)

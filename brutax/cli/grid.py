@@ -7,7 +7,8 @@ import numpy as np
 from brutax.cli import report
 from brutax.cli.fit import print_files
 from brutax.cli.options import UsageError, names, shown, writable
-from brutax.core import GridGenerator, available_bands
+from brutax.core import GridGenerator, Passband, available_bands
+from brutax.core.passbands import DETECTORS, SYSTEMS, UNITS
 
 NAME = "grid"
 HELP = "builds a grid of stellar models in the bands you need, offline"
@@ -21,6 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("action", choices=("build", "bands"), help="build a grid, or list the bands there are")
     add("-o", "--output", metavar="FILE", help="HDF5 file to write")
     add("--bands", type=names, metavar="A,B,...", help="bands of the grid (`brutax grid bands`)")
+    add(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="NAME=CURVE[,vega][,nm|micron][,energy]",
+        help="one more band: wavelength and transmission in two columns, or a VOTable; repeat",
+    )
     add("--mass", default=MASS, metavar="LOW:HIGH:COUNT", help=f"[{MASS} Msun, logarithmic]")
     add("--eep", default=EEP, metavar="LOW:HIGH:STEP", help=f"[{EEP}]")
     add("--feh", default=FEH, metavar="LOW:HIGH:STEP", help=f"[{FEH}]")
@@ -34,11 +42,12 @@ def run(args: argparse.Namespace) -> None:
         print("\n".join(available_bands()))
         return
     path = writable(args.output, "--output")
-    if path is None or not args.bands:
-        raise UsageError("brutax grid build needs --output FILE and --bands A,B,...")
+    if path is None or not (args.bands or args.filter):
+        raise UsageError("brutax grid build needs --output FILE, and --bands A,B,... or --filter")
     if path.exists() and not args.overwrite:
         raise UsageError(f"{path} exists; give --overwrite to replace it")
-    generator = GridGenerator(None, args.bands, verbose=False, law=args.law)
+    bands = [*(args.bands or []), *map(curve, args.filter)]
+    generator = GridGenerator(None, bands, verbose=False, law=args.law)
     low, high, count = triple(args.mass, "--mass")
     if count != int(count) or count < 2 or low <= 0:
         raise UsageError(f"--mass {args.mass}: give a range of masses and how many, like {MASS}")
@@ -53,6 +62,24 @@ def run(args: argparse.Namespace) -> None:
     if not args.quiet:
         print(f"    {report.peak_memory()} of memory at most")
         print_files([("grid", path)])
+
+
+def curve(text: str) -> Passband:
+    """`name=curve.dat`, then what is not AB, angstrom, and per photon."""
+    name, equals, rest = text.partition("=")
+    path, *words = rest.split(",")
+    if not equals or not name or not path:
+        raise UsageError(f"--filter {text!r} is not like NAME=curve.dat")
+    kinds = {one.lower(): ("system", one) for one in SYSTEMS}
+    kinds |= {one.lower(): ("unit", one) for one in UNITS}
+    kinds |= {one.lower(): ("detector", one) for one in DETECTORS}
+    options = {}
+    for word in words:
+        if word.strip().lower() not in kinds:
+            raise UsageError(f"--filter {text!r}: {word!r} is none of {', '.join(kinds)}")
+        option, value = kinds[word.strip().lower()]
+        options[option] = value
+    return Passband.read(path, name.strip(), **options)
 
 
 def triple(text: str, option: str) -> tuple[float, float, float]:

@@ -17,6 +17,7 @@ from brutax.core.interpolate import Lattice as Lattice
 from brutax.core.interpolate import build_lattice as build_lattice
 from brutax.core.isochrones import Isochrone as Isochrone
 from brutax.core.isochrones import solve_isochrone as solve_isochrone
+from brutax.core.passbands import Passband as Passband
 from brutax.core.photometry import Photometry as Photometry
 from brutax.core.photometry import open_photometry as open_photometry
 from brutax.core.populations import Population as Population

@@ -11,12 +11,14 @@ R_V = 3.1), and `p` the ratio of a law at R_V to that one at the band's effectiv
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from brutax.core.passbands import ANCHORS, Passband, predict_bands
 from brutax.core.spline import TensorSpline
 from brutax.data._builtin import builtin
 from brutax.data.filters import full_names
@@ -129,27 +131,42 @@ def _stored_bands() -> tuple[str, ...]:
     return tuple(str(band) for band in builtin("bolometric")["bands"])
 
 
-def load_bolometric(bands: Sequence[str] | None = None, *, law: str = "F99") -> Bolometric:
+def load_bolometric(bands: Sequence[Any] | None = None, *, law: str = "F99") -> Bolometric:
     """The bolometric corrections that come with brutax, of some bands (None: all).
 
-    `law` is the extinction curve: CCM89, F99, F19 or G23 (Cardelli et al. 1989; Fitzpatrick 1999;
-    Fitzpatrick et al. 2019; Gordon et al. 2023). Short names like g, bp, ks are those of
-    `brutax.data.filters.full_names`. Raises `ValueError` for unknown bands and laws.
+    A band is a name, short ones like g, bp, ks being those of `brutax.data.filters.full_names`,
+    or a `Passband`. `law` is the extinction curve: CCM89, F99, F19 or G23 (Cardelli et al. 1989;
+    Fitzpatrick 1999; Fitzpatrick et al. 2019; Gordon et al. 2023). Raises `ValueError` for unknown
+    bands and laws.
     """
-    data, known = builtin("bolometric"), _stored_bands()
-    wanted = available_bands() if bands is None else full_names(bands)
+    known = _stored_bands()
+    asked = list(available_bands() if bands is None else bands)
+    curves = [band for band in asked if isinstance(band, Passband)]
+    full = iter(full_names([band for band in asked if not isinstance(band, Passband)]))
+    wanted = tuple(band.name if isinstance(band, Passband) else next(full) for band in asked)
+    own = {curve.name for curve in curves}
     for band in wanted:
-        if band not in known:
+        if band not in known and band not in own:
             close = difflib.get_close_matches(band, known, 4, 0.4)
             ends = [name for name in known if name.lower().endswith("_" + band.lower())]
             hint = f"did you mean {', '.join(ends or close)}? " if ends or close else ""
             every = ", ".join(available_bands())
             raise ValueError(f"band {band!r} is not in the models; {hint}There are {every}")
+    if clash := [name for name in own if name in known]:
+        raise ValueError(f"{clash[0]} is a band of the models: give its curve another name")
     if not wanted or len(set(wanted)) < len(wanted):
         raise ValueError(f"give one or more different bands, not {list(wanted)}")
     if law not in LAWS:
         raise ValueError(f"extinction law {law!r} is not one of {', '.join(LAWS)}")
-    pick = [known.index(band) for band in wanted]
+    stored = tuple(band for band in wanted if band not in own)
+    out = _stored(stored or known[:1], law)
+    return _with_curves(out, curves, wanted, bool(stored)) if curves else out
+
+
+def _stored(bands: tuple[str, ...], law: str) -> Bolometric:
+    """Bands of the file."""
+    data, known = builtin("bolometric"), _stored_bands()
+    pick = [known.index(band) for band in bands]
     dust = data["dust"].reshape(*data["dust"].shape[:3], len(known), 3)[..., pick, :]
     coef = data["coef"] @ data["basis"][:, pick] + data["centre"][pick]  # splines sum to one
     return Bolometric(
@@ -161,7 +178,38 @@ def load_bolometric(bands: Sequence[str] | None = None, *, law: str = "F99") -> 
         as_float(np.log10(data["teff"])),
         as_float(data["logg_low"]),
         as_float(data["logg_high"]),
-        wanted,
+        bands,
         tuple(str(data["system"][k]) for k in pick),
         law,
+    )
+
+
+def _with_curves(
+    stored: Bolometric, curves: Sequence[Passband], wanted: tuple[str, ...], keep: bool
+) -> Bolometric:
+    """Bands of the file and of transmission curves, in the order of `wanted`."""
+    anchors = _stored(tuple(ANCHORS), stored.law)
+    new = predict_bands(curves, anchors.bare, stored.dust, anchors.bands, stored.law)
+    names = (*(stored.bands if keep else ()), *(curve.name for curve in curves))
+    systems = (*(stored.systems if keep else ()), *(curve.system for curve in curves))
+    first = 0 if keep else len(stored.bands)
+    order = [names.index(name) for name in wanted]
+    dust = np.asarray(stored.dust.coef)
+    dust = dust.reshape(*dust.shape[:3], -1, 3)
+
+    def joined(old: Any, more: np.ndarray, axis: int) -> np.ndarray:
+        both = np.concatenate([np.asarray(old), more], axis=axis)
+        return np.take(np.take(both, range(first, both.shape[axis]), axis), order, axis)
+
+    dust = joined(dust, new.dust, 3)
+    return Bolometric(
+        TensorSpline(stored.bare.knots, joined(stored.bare.coef, new.bare, 3)),
+        TensorSpline(stored.dust.knots, dust.reshape(*dust.shape[:3], -1)),
+        as_float(joined(stored.law_ratio, new.law_ratio, 0)),
+        stored.logt_nodes,
+        stored.logg_low,
+        stored.logg_high,
+        wanted,
+        tuple(systems[k] for k in order),
+        stored.law,
     )

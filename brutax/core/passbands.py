@@ -180,8 +180,8 @@ def _checked(name: str, wavelength: Any, transmission: Any, unit: str) -> tuple[
     leak = np.trapezoid(np.where(far & _apart(through), share, 0.0), wave) / total
     if leak > LEAK:
         raise ValueError(
-            f"{name}: {leak:.1%} of the light of a flat spectrum comes from far off the band (a red "
-            "or blue leak); cut the curve, or use measurements corrected for it"
+            f"{name}: {leak:.1%} of the light of a flat spectrum comes from far off the band (a "
+            "red or blue leak); cut the curve, or use measurements corrected for it"
         )
     return wave, through
 
@@ -299,11 +299,13 @@ def _smooth(
 
 def _black_body(teff: np.ndarray, wave: np.ndarray) -> np.ndarray:
     """Magnitudes -2.5 log10 B_nu, but for a constant of the temperature."""
-    x = _HC_OVER_K / (wave * teff)
-    reference = _HC_OVER_K / (1e4 * teff)
-    return 2.5 / np.log(10.0) * (
-        3.0 * np.log(wave / 1e4) + x - reference + np.log1p(-np.exp(-x)) - np.log1p(-np.exp(-reference))
-    )  # fmt: skip
+    x, reference = _HC_OVER_K / (wave * teff), _HC_OVER_K / (1e4 * teff)
+    log = 3.0 * np.log(wave / 1e4) + _log_expm1(x) - _log_expm1(reference)
+    return 2.5 / np.log(10.0) * log
+
+
+def _log_expm1(x: np.ndarray) -> np.ndarray:
+    return x + np.log1p(-np.exp(-x))
 
 
 def _samples(band: Passband) -> np.ndarray:

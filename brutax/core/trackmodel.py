@@ -47,8 +47,8 @@ class TrackModel(eqx.Module):
     and mean nothing.
     """
 
-    fine: TensorSpline  # (log10 mass, EEP, [Fe/H]) -> loga, logl, logt
-    slow: TensorSpline  # -> feh_surf - feh, log10 agewt
+    fine: TensorSpline  # (log10 mass, EEP, [Fe/H]) -> loga, logl, logt, log10 agewt
+    slow: TensorSpline  # -> feh_surf - feh
     mini_nodes: Float[Array, " mass"]  # masses of the fitted tracks [Msun]
     feh_nodes: Float[Array, " feh"]
     last: Float[Array, "mass feh"]  # last usable EEP of each of them; 0 for none
@@ -143,7 +143,7 @@ def _reach(model: TrackModel, mini: Float[Array, ""], feh: Float[Array, ""]) -> 
 
 
 def _point(value: Array, logm: Array, feh: Array, valid: Array) -> TrackPoint:
-    loga, logl, logt, shift, log_agewt = jnp.moveaxis(value, -1, 0)
+    loga, logl, logt, log_agewt, shift = jnp.moveaxis(value, -1, 0)
     # g ~ M / R² and L = R² (Teff / 5772 K)⁴
     logg = LOGG_SUN + logm - logl + 4.0 * (logt - LOGT_SUN)
     return TrackPoint(loga, logl, logt, logg, feh + shift, 10.0**log_agewt, valid)
