@@ -43,7 +43,7 @@ def test_real_curves(shared):
     from_file = Passband.read(shared / "filters/GAIA.GAIA3.G.xml", "G", system="Vega")
     for teff in (4500.0, 6000.0, 9000.0):
         new, old = look([from_file, "Gaia_G_EDR3"], (np.log10(teff), 4.4, 0.0))
-        assert new == pytest.approx(old, abs=0.05)
+        assert new == pytest.approx(old, abs=0.08)
 
 
 def test_systems_differ_by_a_constant():
