@@ -9,6 +9,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# programs of tests run once or twice: most of their time is that of the compiler
+os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
 
 # every shape annotation of the package becomes an assertion
 with install_import_hook("brutax", "beartype.beartype"):

@@ -17,8 +17,10 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 from _lattice import apply, filled, fit_lattice
+from scipy.optimize import isotonic_regression
 
 from brutax.core.spline import clamped_knots, design_matrix
+from brutax.data._builtin import pack, unpack
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT.parent / "shared/data/models/mist_eep_tracks_vvcrit0.0.h5"
@@ -30,7 +32,8 @@ MASS_RANGE = (0.1, 20.0)
 PRIMARY = (202, 353, 454, 605, 631, 707)  # where the tracks of MIST have kinks
 TEFF_SUN, LOGG_SUN = 5772.0, 4.438
 OUTPUTS = ("loga", "logl", "logt", "log_agewt", "dfeh")
-QUANTUM = np.array([2.0**-15, 2.0**-13, 2.0**-14, 2.0**-10, 2.0**-11])  # rounding of coefficients
+# rounding of coefficients
+QUANTUM = np.array([2.0**-18, 2.0**-14, 2.0**-15, 2.0**-11, 2.0**-11])
 FINE = 4  # outputs of the fine spline
 ROUGHNESS = (1e-4, 1e-4, 1e-3)  # along mass, EEP, [Fe/H]; chosen by the error at held-out nodes
 HELD_OUT = 0.05
@@ -127,7 +130,16 @@ def fit(tracks: Tracks, seen: np.ndarray, steps: int = 200) -> Fit:
         coef.append(
             fit_lattice(axes, one, value[..., outputs], seen, ROUGHNESS, start[..., outputs], steps)
         )
+    coef[0][..., 0] = growing(coef[0][..., 0])
     return Fit(tuple(knots), tuple(coef))
+
+
+def growing(age: np.ndarray) -> np.ndarray:
+    """The nearest coefficients (mass, eep, feh) that do not fall along EEP: then no age falls.
+
+    (The slope of a B-spline is one with the differences of its coefficients.)
+    """
+    return np.apply_along_axis(lambda column: isotonic_regression(column).x, 1, age)
 
 
 def evaluate(tracks: Tracks, result: Fit) -> np.ndarray:
@@ -244,10 +256,10 @@ def main() -> None:
     report["held-out tracks"] = errors(tracks, model, whole)
 
     result = fit(tracks, seen)
-    coef = tuple(
-        np.round(c / q) * q for c, q in zip(result.coef, np.split(QUANTUM, [FINE]), strict=True)
-    )
-    result = Fit(result.knots, coef)
+    outputs = [*np.moveaxis(result.coef[0], -1, 0), *np.moveaxis(result.coef[1], -1, 0)]
+    packed = [pack(one, q) for one, q in zip(outputs, QUANTUM, strict=True)]
+    coef = [unpack(one, q) for one, q in zip(packed, QUANTUM)]
+    result = Fit(result.knots, (np.stack(coef[:FINE], axis=-1), np.stack(coef[FINE:], axis=-1)))
     model = evaluate(tracks, result)
     report["all nodes"] = errors(tracks, model, seen)
     report["gradients"] = gradients(tracks, result)
@@ -263,8 +275,8 @@ def main() -> None:
         mini=10.0**tracks.logm,
         feh=tracks.feh,
         last=last.astype(np.float32),
-        coef=coef[0].astype(np.float32),
-        slow_coef=coef[1].astype(np.float32),
+        quantum=QUANTUM,
+        **{f"coef_{k}": one for k, one in enumerate(packed)},
         **{f"knots_{k}": x for k, x in enumerate(result.knots[0])},
         **{f"slow_knots_{k}": x for k, x in enumerate(result.knots[1])},
     )  # fmt: skip

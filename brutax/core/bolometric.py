@@ -26,11 +26,6 @@ from brutax.utils._namespace import as_float
 
 M_BOL_SUN = 4.74  # zero point of bolometric magnitudes, IAU 2015 B2
 LAWS = ("CCM89", "F99", "F19", "G23")
-# nodes and weights with which brutus fits its reddening coefficients: the straight line in A_V
-# starts at A_V = 0 and its slope is the mean of the secants to these A_V; the line in R_V has
-# residuals weighted with exp(-|R_V - 3.3| / 0.5)
-_AV_NODES = np.array([0.3, 0.6, 0.9, 1.2, 1.5 - 1e-5])
-_RV_NODES = np.array([2.4, 2.7, 3.0, 3.3, 3.6, 3.9, 4.2])
 
 
 class Bolometric(eqx.Module):
@@ -74,21 +69,6 @@ class Bolometric(eqx.Module):
     ) -> Float[Array, " band"]:
         """Absolute magnitudes of a star of log10 luminosity [Lsun]."""
         return M_BOL_SUN - 2.5 * logl - self(logt, logg, feh, av, rv)
-
-    def reddening(
-        self, logt: Float[Array, ""], logg: Float[Array, ""], feh: Float[Array, ""]
-    ) -> tuple[Float[Array, " band"], Float[Array, " band"]]:
-        """`A_band / A_V` at R_V = 0 and its slope with R_V, from the same fit as brutus'."""
-        powers = as_float(np.mean(_AV_NODES[:, None] ** np.arange(3), axis=0))
-        ratio = self._dust(self._inside(logt, logg, feh)) @ powers
-        weight = np.exp(-2.0 * np.abs(_RV_NODES - 3.3) / 0.5)
-        centre = np.sum(weight * _RV_NODES) / np.sum(weight)
-        tilt = weight * (_RV_NODES - centre)
-        tilt = tilt / np.sum(tilt * (_RV_NODES - centre))
-        vander = (3.1 / _RV_NODES[:, None]) ** np.arange(self.law_ratio.shape[1])
-        slope = self.law_ratio @ as_float(tilt @ vander)
-        mean = self.law_ratio @ as_float(weight / np.sum(weight) @ vander)
-        return ratio * (mean - slope * centre), ratio * slope
 
     def valid(
         self, logt: Float[Array, ""], logg: Float[Array, ""], feh: Float[Array, ""]

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 
 from brutax.core.spline import DEGREE, TensorSpline, design_matrix
 
@@ -290,6 +289,8 @@ def _smooth(
     teff: np.ndarray, magnitude: np.ndarray, pivots: np.ndarray, wave: np.ndarray
 ) -> np.ndarray:
     """f_nu at wavelengths: a black body times a monotone curve through magnitudes, (..., wave)."""
+    from scipy.interpolate import PchipInterpolator
+
     shape = (-1, *[1] * (magnitude.ndim - 1))
     body = _black_body(teff.reshape(shape), pivots)
     excess = PchipInterpolator(np.log(pivots), magnitude - body, axis=-1, extrapolate=False)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from brutax.core.spline import DEGREE, TensorSpline, local_basis
-from brutax.data._builtin import builtin
+from brutax.data._builtin import builtin, unpack
 from brutax.utils._namespace import as_float
 
 LOGT_SUN = float(np.log10(5772.0))  # nominal effective temperature [K], IAU 2015 B3
@@ -154,9 +154,10 @@ def load_tracks() -> TrackModel:
     data = builtin("tracks")
     knots = tuple(data[f"knots_{k}"] for k in range(3))
     slow = tuple(data[f"slow_knots_{k}"] for k in range(3))
+    outputs = [unpack(data[f"coef_{k}"], q) for k, q in enumerate(data["quantum"])]
     return TrackModel(
-        TensorSpline(knots, data["coef"]),
-        TensorSpline(slow, data["slow_coef"]),
+        TensorSpline(knots, np.stack(outputs[:-1], axis=-1)),
+        TensorSpline(slow, outputs[-1][..., None]),
         as_float(data["mini"]),
         as_float(data["feh"]),
         as_float(data["last"]),
