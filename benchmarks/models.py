@@ -35,32 +35,64 @@ def main() -> None:
         )
         star = StarEvolTrack(tracks, BANDS, files["networks"], verbose=False)
         labels = np.stack(
-            [rng.uniform(0.45, 1.5, 400), rng.uniform(210, 590, 400), rng.uniform(-0.5, 0, 400), 0 * rng.random(400)], 1
-        )  # fmt: skip
+            [
+                rng.uniform(0.45, 1.5, 400),
+                rng.uniform(210, 590, 400),
+                rng.uniform(-0.5, 0, 400),
+                0 * rng.random(400),
+            ],
+            1,
+        )
         age = {"feh": -0.13, "loga": 9.47}
         eep, smf = np.linspace(202.0, 808.0, 1000), np.linspace(0.0, 1.0, 21)
         pairs = [
             {"mini": m, "eep": e, "feh": f, "smf": q, "loga_max": 10.3}
             for m, e, f, q in zip(
-                rng.uniform(0.9, 1.5, 40), rng.uniform(230, 470, 40), rng.uniform(-0.5, 0, 40), rng.uniform(0.5, 1.0, 40)
+                rng.uniform(0.9, 1.5, 40),
+                rng.uniform(230, 470, 40),
+                rng.uniform(-0.5, 0, 40),
+                rng.uniform(0.5, 1.0, 40),
             )
-        ]  # fmt: skip
-        nodes = {"mini_grid": np.arange(0.6, 1.5, 0.1), "eep_grid": np.arange(220.0, 600.0, 40.0),
-                 "feh_grid": [-0.5, -0.25, 0.0], "afe_grid": [0.0], "smf_grid": [0.0, 0.7]}  # fmt: skip
+        ]
+        nodes = {
+            "mini_grid": np.arange(0.6, 1.5, 0.1),
+            "eep_grid": np.arange(220.0, 600.0, 40.0),
+            "feh_grid": [-0.5, -0.25, 0.0],
+            "afe_grid": [0.0],
+            "smf_grid": [0.0, 0.7],
+        }
         own = GridGenerator(EEPTracks(verbose=False), BANDS, verbose=False)
         grid = own.make_grid(
             **{k: v for k, v in nodes.items()}, output_file=folder / "ours.h5", verbose=False
         )
         points = [
-            {"mini": float(m), "eep": float(e), "feh": float(f), "smf": 0.0, "av": 0.6, "rv": 3.1, "afe": 0.0}
-            for m, e, f in zip(rng.uniform(0.7, 1.1, 30), rng.uniform(230, 420, 30), rng.uniform(-0.4, -0.1, 30))
-        ]  # fmt: skip
+            {
+                "mini": float(m),
+                "eep": float(e),
+                "feh": float(f),
+                "smf": 0.0,
+                "av": 0.6,
+                "rv": 3.1,
+                "afe": 0.0,
+            }
+            for m, e, f in zip(
+                rng.uniform(1.0, 1.3, 30), rng.uniform(230, 380, 30), rng.uniform(-0.4, -0.1, 30)
+            )
+        ]
         ask = {
-            "bands": BANDS, "files": files, "labels": labels.tolist(), "age": age, "eep": eep.tolist(),
-            "smf": smf.tolist(), "pairs": pairs, "grid_out": str(folder / "theirs.h5"),
-            "grid_in": str(folder / "ours.h5"), "points": points, "result": str(folder / "out.npz"),
+            "bands": BANDS,
+            "files": files,
+            "labels": labels.tolist(),
+            "age": age,
+            "eep": eep.tolist(),
+            "smf": smf.tolist(),
+            "pairs": pairs,
+            "grid_out": str(folder / "theirs.h5"),
+            "grid_in": str(folder / "ours.h5"),
+            "points": points,
+            "result": str(folder / "out.npz"),
             "nodes": {k: np.asarray(v).tolist() for k, v in nodes.items()},
-        }  # fmt: skip
+        }
         (folder / "ask.json").write_text(json.dumps(ask))
         script = Path(__file__).with_name("_peer_models.py")
         subprocess.run([args.peer_python, str(script), str(folder / "ask.json")], check=True)
@@ -87,9 +119,10 @@ def main() -> None:
         result["grid from the same files"] = {
             "models, brutus and brutax": [len(back), len(same)],
             "seconds, brutus and brutax (with compilation)": [
-                round(float(theirs["grid_seconds"]), 2), round(seconds, 2)
+                round(float(theirs["grid_seconds"]), 2),
+                round(seconds, 2),
             ],
-        } | compare_grids(back, same)  # fmt: skip
+        } | compare_grids(back, same)
         read = theirs["read_models"]
         result["grid of brutax read by brutus"] = {
             "models": len(read),
@@ -108,11 +141,15 @@ def main() -> None:
     result["the same, brutax with its own models [ms]"] = timed(built_in)
     start = time.perf_counter()
     large = own.make_grid(
-        np.geomspace(0.1, 3.0, 200), np.arange(202.0, 809.0, 2.0), np.round(np.arange(-2.5, 0.51, 0.155), 4), verbose=False
-    )  # fmt: skip
+        np.geomspace(0.1, 3.0, 200),
+        np.arange(202.0, 809.0, 2.0),
+        np.round(np.arange(-2.5, 0.51, 0.155), 4),
+        verbose=False,
+    )
     result["a grid of models in 8 bands"] = {
-        "models": len(large), "seconds": round(time.perf_counter() - start, 1)
-    }  # fmt: skip
+        "models": len(large),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
     result["peak memory of brutax [MB]"] = round(peak_rss_mb())
     print(json.dumps(result, indent=1, default=str))
     write("models", {}, result)
@@ -147,10 +184,11 @@ def compare_grids(one: StarGrid, other: StarGrid) -> dict:
     a, b = keys(one), keys(other)
     both = [(a[key], b[key]) for key in a if key in b]
     i, j = np.array(both).T
-    return {"in both": len(both)} | {
-        f"largest difference of {n}": float(f"{np.abs(np.asarray(getattr(one, n))[i] - np.asarray(getattr(other, n))[j]).max():.2g}")
-        for n in ("mag", "red", "dred")
-    }  # fmt: skip
+    out: dict = {"in both": len(both)}
+    for name in ("mag", "red", "dred"):
+        off = np.asarray(getattr(one, name))[i] - np.asarray(getattr(other, name))[j]
+        out[f"largest difference of {name}"] = float(f"{np.abs(off).max():.2g}")
+    return out
 
 
 def timed(pop: StellarPop) -> dict:

@@ -111,6 +111,6 @@ def test_unclear_short_names(names):
 
 def test_bands_are_sorted():
     bands = available_bands()
-    assert len(bands) == len(set(bands)) == 48
+    assert len(bands) == len(set(bands)) == 47
     grizy = [band for band in bands if band.startswith("PS_")]
     assert grizy == [f"PS_{x}" for x in "grizy"]

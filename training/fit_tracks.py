@@ -93,7 +93,7 @@ def breaks_in_eep(fine: bool) -> np.ndarray:
     """Break points: close where tracks bend, doubled at primary points."""
     parts = [np.arange(1, 30, 3.0), np.arange(30, 202, 6.0)]
     if fine:
-        parts += [np.arange(202, 440, 8.0), np.arange(440, 596, 3.0), np.arange(596, 640, 1.0)]
+        parts += [np.arange(202, 440, 4.0), np.arange(440, 596, 3.0), np.arange(596, 640, 1.0)]
         parts += [np.arange(640, 707, 2.0), np.arange(707, 808, 2.5), [808.0]]
     else:
         parts += [np.arange(202, 440, 6.0), np.arange(440, 530, 3.0), np.arange(530, 605, 4.0)]
@@ -117,7 +117,7 @@ class Fit(NamedTuple):
     coef: tuple[np.ndarray, ...]  # (mass, eep, feh, output)
 
 
-def fit(tracks: Tracks, seen: np.ndarray, steps: int = 200) -> Fit:
+def fit(tracks: Tracks, seen: np.ndarray, steps: int = 60) -> Fit:
     """Coefficients of both splines from the nodes that are `seen`."""
     axes = (tracks.logm, tracks.eep.astype(float), tracks.feh)
     value = np.where(seen[..., None], tracks.value, 0.0).astype(np.float32)
@@ -130,16 +130,22 @@ def fit(tracks: Tracks, seen: np.ndarray, steps: int = 200) -> Fit:
         coef.append(
             fit_lattice(axes, one, value[..., outputs], seen, ROUGHNESS, start[..., outputs], steps)
         )
-    coef[0][..., 0] = growing(coef[0][..., 0])
+    weight = apply([design_matrix(k, x).T ** 2 for k, x in zip(knots[0], axes)], seen[..., None])
+    coef[0][..., 0] = growing(coef[0][..., 0], weight[..., 0])
     return Fit(tuple(knots), tuple(coef))
 
 
-def growing(age: np.ndarray) -> np.ndarray:
+def growing(age: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The nearest coefficients (mass, eep, feh) that do not fall along EEP: then no age falls.
 
-    (The slope of a B-spline is one with the differences of its coefficients.)
+    (The slope of a B-spline is one with the differences of its coefficients.) `weight` says how
+    much of the tracks each coefficient describes: where there is none it follows the others.
     """
-    return np.apply_along_axis(lambda column: isotonic_regression(column).x, 1, age)
+    out = np.empty_like(age)
+    for i, j in np.ndindex(age.shape[0], age.shape[2]):
+        count = weight[i, :, j] + 1e-6 * (1.0 + weight.max())
+        out[i, :, j] = isotonic_regression(age[i, :, j], weights=count).x
+    return out
 
 
 def evaluate(tracks: Tracks, result: Fit) -> np.ndarray:
@@ -252,7 +258,7 @@ def main() -> None:
     report: dict = {}
     model = evaluate(tracks, fit(tracks, seen & ~points))
     report["held-out nodes"] = errors(tracks, model, points)
-    model = evaluate(tracks, fit(tracks, seen & ~whole, steps=300))
+    model = evaluate(tracks, fit(tracks, seen & ~whole, steps=100))
     report["held-out tracks"] = errors(tracks, model, whole)
 
     result = fit(tracks, seen)

@@ -30,12 +30,15 @@ class Anchor(NamedTuple):
 
 
 # pivots and Vega by synthetic photometry of CALSPEC alpha_lyr_stis_005 (Bohlin et al. 2014) through
-# the surveys' curves; GALEX from Morrissey et al. 2007
+# the surveys' curves; GALEX from Morrissey et al. 2007, Stromgren from the MIST tables
 ANCHORS = {
     "GALEX_FUV": Anchor(1535.1, 2.128, "AB"),
     "GALEX_NUV": Anchor(2300.8, 1.662, "AB"),
     "SDSS_u": Anchor(3556.5, 0.931, "AB"),
+    "Stromgren_v": Anchor(4110.4, -0.132, "Vega"),
+    "Stromgren_b": Anchor(4663.3, -0.153, "Vega"),
     "PS_g": Anchor(4849.1, -0.088, "AB"),
+    "Stromgren_y": Anchor(5472.4, 0.003, "Vega"),
     "PS_r": Anchor(6201.2, 0.144, "AB"),
     "PS_i": Anchor(7535.0, 0.363, "AB"),
     "PS_z": Anchor(8674.2, 0.507, "AB"),
@@ -53,6 +56,7 @@ RANGE = (1300.0, 280_000.0)  # wavelengths that the anchors cover [angstrom]
 UNITS = {"angstrom": 1.0, "nm": 10.0, "micron": 1e4}
 SYSTEMS, DETECTORS = ("AB", "Vega"), ("photon", "energy")
 MIN_POINTS = 4
+NEGATIVE = 5e-3  # of the peak: what a splined curve may dip below zero
 EDGE = 0.02  # transmission at the ends, over the peak, that means that a curve is cut off
 GAP = 0.15  # largest step in ln wavelength inside a band
 LEAK = 0.01  # share of the light of a flat spectrum that comes from far off the band
@@ -143,7 +147,7 @@ def _checked(name: str, wavelength: Any, transmission: Any, unit: str) -> tuple[
         wave, through = wave[::-1], through[::-1]
     if np.any(np.diff(wave) <= 0):
         raise ValueError(f"{name}: wavelengths must increase (or decrease) all along the curve")
-    if np.any(through < -1e-3 * through.max()) or through.max() <= 0:
+    if np.any(through < -NEGATIVE * through.max()) or through.max() <= 0:
         raise ValueError(f"{name}: transmissions must not be negative, nor all zero")
     through = np.clip(through, 0.0, None) / through.max()
     low, high = wave[through > EDGE][[0, -1]]
