@@ -110,7 +110,7 @@ def main() -> None:
         result["population, differences [mag]"] = quantiles(ours, theirs["population"])
         ours = np.stack([star.get_seds(**one)[0] for one in pairs])
         result["pairs on tracks, differences [mag]"] = quantiles(ours, theirs["pairs"])
-        back = StarGrid.read(folder / "theirs.h5")
+        back = StarGrid.read(folder / "theirs.h5", include_binaries=True)
         start = time.perf_counter()
         same = GridGenerator(tracks, BANDS, files["networks"], verbose=False).make_grid(
             **nodes, mini_bound=0.5, verbose=False
