@@ -62,9 +62,7 @@ def main() -> None:
             "smf_grid": [0.0, 0.7],
         }
         own = GridGenerator(EEPTracks(verbose=False), BANDS, verbose=False)
-        grid = own.make_grid(
-            **{k: v for k, v in nodes.items()}, output_file=folder / "ours.h5", verbose=False
-        )
+        grid = own.make_grid(**nodes, output_file=folder / "ours.h5", verbose=False)
         points = [
             {
                 "mini": float(m),

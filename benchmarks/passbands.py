@@ -38,10 +38,7 @@ LIGHT = 2.99792458e18  # [angstrom / s]
 
 
 def read_curve(path: Path, name: str, system: str) -> Passband:
-    """A curve of the files; a splined one that dips below zero is cut off there."""
-    if path.suffix == ".par":
-        wave, through = np.loadtxt(path, usecols=(0, 1), unpack=True)
-        return Passband(name, wave, np.clip(through, 0.0, None), system)
+    """A curve of the files."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # units of VOTables written in other letters
         return Passband.read(path, name, system=system)

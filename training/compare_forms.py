@@ -81,14 +81,14 @@ def bolometric_task() -> tuple[Task, Callable[[Task], Form]]:
     tables, bands = fit_bolometric.read_tables(), fit_bolometric
     axes = (np.log10(tables["teff"]), tables["logg"], tables["feh"])
     bare = tables["bc"][0]
-    finite = bands.widened(bands.covered(bare))
+    atmosphere, finite = bands.usable(tables)
     held = np.random.default_rng(2).random(finite.shape) < bands.HELD_OUT
     held &= finite & bands.interior(finite)
     train = finite & ~held
     usable = ((tables["teff"] >= 3000) & (tables["teff"] <= 15000))[:, None, None]
     usable = usable & ((axes[1] >= -0.5) & (axes[1] <= 5.5))[:, None]
     groups = {"BC [mag]": [b for b, w in enumerate(tables["wavelength"]) if w > 4000]}
-    rest = (train, {"nodes": held & usable}, bands.covered(bare) & usable, groups)
+    rest = (train, {"nodes": held & usable}, atmosphere & usable, groups)
     task = Task(COLOURS, dict(zip(("log Teff", "log g", "[Fe/H]"), axes)), bare, *rest, ())
 
     def spline(_: Task) -> Form:

@@ -96,6 +96,13 @@ def widened(finite: np.ndarray) -> np.ndarray:
     return out
 
 
+def usable(tables: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes with an atmosphere and a value in every band; the same and one more node of log g."""
+    stated = np.all(tables["bc"] > MISSING, axis=(0, -1))
+    real = covered(tables["bc"][0])
+    return real & stated, widened(real) & stated
+
+
 def components(bare: np.ndarray, finite: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and principal components over bands, (band,) and (component, band): bands share most
     of what they say, so that few splines serve all."""
@@ -172,9 +179,7 @@ def main() -> None:
         }
     )
     bare = tables["bc"][0]
-    stated = np.all(tables["bc"] > MISSING, axis=(0, -1))
-    atmosphere = covered(bare) & stated
-    finite = widened(covered(bare)) & stated
+    atmosphere, finite = usable(tables)
     low, high = reach_in_logg(finite, tables["logg"])
     print(f"{finite.mean():.0%} of the nodes are model atmospheres, the rest repeats them")
     held = (np.random.default_rng(2).random(finite.shape) < HELD_OUT) & finite & interior(finite)
