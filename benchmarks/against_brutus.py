@@ -1,11 +1,12 @@
 """How do speed and answers compare with astro-brutus 1.2.0 on the same stars and cores?
 
-    python benchmarks/against_brutus.py --peer-python /path/to/python-with-brutus
+    python benchmarks/against_brutus.py --peer-python PYTHON_WITH_BRUTUS [--grid mist_large]
 
-Mock stars with parallaxes on a grid of 208 352 models in 8 bands. Both fit all stars at their
-defaults, 250 draws each, write a file, and are warm: brutus after five stars, brutax after a
-first run. One runs after the other, on the same cores. Differences of posterior means are in
-units of brutus' own sigma; 250 draws alone scatter them by 0.07.
+Mock stars with parallaxes on a grid of 208 352 or 725 196 models in 8 bands. Both fit all stars
+at their defaults, 250 draws each, write a file, and are warm: brutus after five stars, brutax
+after a first run, with the grid in its order. One runs after the other, on the same cores.
+Differences of posterior means are in units of brutus' own sigma; 250 draws alone scatter them
+by 0.07.
 """
 
 import os
@@ -84,15 +85,17 @@ def main() -> None:
     arguments.add_argument("--stars", type=int, default=200)
     arguments.add_argument("--cores", type=int, default=2)
     arguments.add_argument("--seed", type=int, default=1)
-    arguments.add_argument("--repeats", type=int, default=3, help="timed fits of each")
+    arguments.add_argument("--repeats", type=int, default=3, help="timed fits of brutax")
+    arguments.add_argument("--peer-repeats", type=int, default=1, help="timed fits of brutus")
+    arguments.add_argument("--grid", default="mist_medium", choices=("mist_medium", "mist_large"))
     args = parse(arguments)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
-    grid_path = args.shared / "models/mist_medium.h5"
+    grid_path = args.shared / f"models/{args.grid}.h5"
     grid = brutax.StarGrid.read(grid_path, bands=PS + TMASS)
     stars = make_stars(grid, args.stars, args.seed)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        peer = run_peer(args.peer_python, stars, grid_path, place, args.cores, args.repeats)
+        peer = run_peer(args.peer_python, stars, grid_path, place, args.cores, args.peer_repeats)
         timed_fit(stars, grid, place / "fit.h5")
         runs = [timed_fit(stars, grid, place / "fit.h5") for _ in range(args.repeats)]
     result = runs[0][0]
@@ -134,7 +137,8 @@ def main() -> None:
     speed["brutus, one star without set-up and writing"] = spread(peer["seconds"])
     ess = {"ess": spread(result["obj_ess"]), "khat": spread(result["obj_khat"])}
     results = {"seconds_per_star": speed, "agreement": agree, "brutax_draws": ess}
-    write("against_brutus", settings, results | {"peak_rss_mb": peak_rss_mb()})
+    name = "against_brutus" + args.grid.removeprefix("mist").replace("_medium", "")
+    write(name, settings, results | {"peak_rss_mb": peak_rss_mb()})
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ def total_variation(
     catalog: Any, grid: Any, exact: list[dict[str, Any]], quadrature: bool
 ) -> np.ndarray:
     """Per star, half the summed difference of model weights from the exact ones."""
-    models, order = device_models(grid, model_log_prior(grid))
+    tiled, order = device_models(grid, model_log_prior(grid))
+    real = order >= 0
     prior, _ = star_priors(Priors(), catalog)
     settings = Settings(survivors=len(grid), quadrature=quadrature)
     stars = catalog.stars(np.arange(len(catalog)))
@@ -49,7 +50,8 @@ def total_variation(
     for i, answer in enumerate(exact):
         star = jax.tree.map(lambda x, i=i: x[i], stars)
         weights = np.zeros(len(grid))
-        weights[order] = np.exp(np.asarray(model_log_weights(star, models, prior, settings), float))
+        log_weights = np.asarray(model_log_weights(star, tiled.models, prior, settings), float)
+        weights[order[real]] = np.exp(log_weights[real])
         weights[answer["model"]] -= np.exp(answer["ln_weight"].astype(float))
         out.append(0.5 * np.abs(weights).sum())
     return np.array(out)

@@ -38,6 +38,13 @@ def own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Compiled programs map memory, of which a process may only have so many pieces."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real grids, catalogues and exact answers, where the machine has them."""

@@ -13,6 +13,8 @@ from brutax.utils import (
     systematic_indices,
     truncnorm_ppf,
 )
+from brutax.utils._namespace import as_float
+from brutax.utils.sampling import quantile_by_integers
 
 COV = np.array([[0.5, 0.2, 0.1], [0.2, 0.4, -0.1], [0.1, -0.1, 0.3]])
 
@@ -189,3 +191,13 @@ def test_hopeless_truncated_draws_are_the_mean():
             np.ones(1), np.array([-90.0]), np.ones(1) * 3, COV[None], ndraws=4, max_attempts=3
         )
     assert np.all(av == -90.0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 500])
+def test_quantiles_by_integers_are_quantiles(rng, n):
+    x, weights = np.asarray(rng.normal(size=n), np.float32), np.asarray(rng.random(n), np.float32)
+    levels = jnp.asarray([0.025, 0.16, 0.5, 0.84, 0.975], dtype=float)
+    got = quantile_by_integers(as_float(x), levels, as_float(weights))
+    np.testing.assert_allclose(got, quantile(x, levels, weights), rtol=1e-4, atol=1e-4)
+    ties = quantile_by_integers(as_float(np.full(n, -0.5)), levels, as_float(weights))
+    np.testing.assert_array_equal(ties, -0.5)

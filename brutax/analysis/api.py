@@ -39,7 +39,7 @@ def fit(
     seed: int = 0,
     method: str = "auto",
     n_samples: int = 1024,
-    batch_size: int = 64,
+    batch_size: int = 32,
     lnprior: Any = None,
     apply_agewt: bool = True,
     apply_grad: bool = True,

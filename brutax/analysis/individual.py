@@ -136,7 +136,7 @@ class BruteForce:
         error_floor: float = 0.0,
         seed: int = 0,
         method: str = "auto",
-        batch_size: int = 64,
+        batch_size: int = 32,
         overwrite: bool = False,
     ) -> str | FitResult:
         """The posterior of one star or of many.

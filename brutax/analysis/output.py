@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,6 +26,8 @@ from brutax.priors import AbstractPrior
 from brutax.solver import QUANTILES, StarPrior, parameter_names
 
 log = logging.getLogger("brutax")
+
+SOLVER = 2  # goes up where the same call gives other draws: files of both are not mixed
 Progress = Callable[[Iterator[int], int, int], Iterable[int]]
 
 
@@ -69,6 +72,7 @@ def describe(
             catalog.coords,
             catalog.source_id,
         ),
+        "solver": SOLVER,
         "seed": options.seed,
         "method": options.method,
         "n_draws": options.n_draws,
@@ -116,7 +120,7 @@ def write_out(
             path,
             source_id=ids,
             n_draws=runner.options.n_draws,
-            parameters=parameter_names(runner.models),
+            parameters=parameter_names(runner.grid.models),
             levels=QUANTILES,
             fingerprint=fingerprint | {"save_draws": output.save_draws},
             attrs=attrs,
@@ -129,8 +133,9 @@ def write_out(
         done = len(catalog) - todo.size
         if done:
             log.info("%s: %d of %d stars are done, going on", path, done, len(catalog))
-        for _ in _shown(runner.run(todo, store.append), len(catalog), done, output):
-            pass
+        with closing(runner.run(todo, store.append)) as counts:  # interrupted, it writes the rest
+            for _ in _shown(counts, len(catalog), done, output):
+                pass
     return str(path)
 
 
@@ -164,7 +169,7 @@ def _to_memory(
     for name, column in grid.label_table.items():
         arrays[f"models/{name}"] = column.astype(np.float32)
     attrs = attrs | {
-        "parameters": list(parameter_names(runner.models)),
+        "parameters": list(parameter_names(runner.grid.models)),
         "quantile_levels": np.asarray(QUANTILES),
         FINGERPRINT: json.dumps(fingerprint | {"save_draws": output.save_draws}, sort_keys=True),
     }

@@ -7,8 +7,14 @@ little go up a ladder: the best models refined before drawing, then the referenc
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,10 +27,10 @@ from brutax.catalog import Catalog
 from brutax.core import Stars, Status
 from brutax.priors import AbstractPrior
 from brutax.solver import (
-    Models,
     Settings,
     StarPosterior,
     StarPrior,
+    TiledModels,
     count_survivors,
     fit_stars,
 )
@@ -35,7 +41,10 @@ Rows = Callable[[np.ndarray, dict[str, np.ndarray]], None]
 METHODS = ("auto", "fast", "reference")
 GOOD_GAP = 1.0  # nats between the sum of the scores and the evidence
 GOOD_K = 0.7  # Vehtari et al. (2024): weights with a larger Pareto index cannot be trusted
+EVEN_ESS = 0.8  # effective draws per draw above which weights are next to equal
 POOR_P = 1e-3
+SIDE_BY_SIDE = 32  # stars that an accelerator computes at once
+WRITE_EVERY = 0.5  # seconds of finished stars that are written together
 LATER_BATCH = 8  # stars per batch in later rounds, whatever the first one uses
 
 
@@ -48,7 +57,7 @@ class Options:
     n_draws: int = 250  # equal-weight draws kept per star
     n_samples: int = 1024  # weighted draws made in the first round
     min_ess: float = 300.0  # effective draws below which a star gets another round
-    batch_size: int = 64
+    batch_size: int = 32
     dim_prior: bool = False  # add brutus' (N-3)/2 ln N to the evidence
 
     def __post_init__(self) -> None:
@@ -63,10 +72,11 @@ class Options:
 
     def ladder(self) -> list[Settings]:
         """Settings of the successive rounds; `survivors=-1` stands for all that count."""
-        first = Settings(n_samples=self.n_samples, n_draws=self.n_draws)
+        many = 1 if jax.default_backend() == "cpu" else SIDE_BY_SIDE
+        first = Settings(n_samples=self.n_samples, n_draws=self.n_draws, side_by_side=many)
         more = 4 * self.n_samples
-        second = replace(first, n_samples=more, survivors=16384, steps=10)
-        last = replace(second, survivors=-1, quadrature=True)
+        second = replace(first, n_samples=more, tiles=10**9, survivors=16384, steps=10)
+        last = replace(second, tiles=0, survivors=-1, quadrature=True)
         return {
             "auto": [first, second, last],
             "fast": [first],
@@ -119,18 +129,40 @@ def _has_parallax(catalog: Catalog) -> np.ndarray:
     return np.isfinite(catalog.parallax) & np.isfinite(error) & (error > 0)
 
 
+def n_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _under_these_settings(function: Callable) -> Callable:
+    """The function, to be called from other threads under the settings of JAX in this one."""
+    x64 = jax.config.read("jax_enable_x64")
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+
+    def call(*args: Any) -> Any:
+        with jax.enable_x64(x64), jax.default_device(device):
+            return function(*args)
+
+    return call
+
+
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:
-    return np.concatenate([rows, np.full(size - rows.size, rows[0])])
+    return np.concatenate([rows, np.full(size - rows.size, rows[0] if rows.size else 0)])
 
 
 def _honest(posterior: StarPosterior) -> np.ndarray:
-    """Whether weights are bounded, and scores add up to about the evidence.
+    """Whether weights are bounded or next to equal, and scores add up to about the evidence.
 
-    Scores that promise far more than the draws deliver have drawn models from the wrong place.
+    Scores that promise far more than the draws deliver have drawn models from the wrong place. The
+    Pareto index looks at the largest weights alone: where nearly all are equal, it is that of a
+    few draws that carry next to nothing.
     """
     k, gap = np.asarray(posterior.pareto_k), np.asarray(posterior.gap)
+    even = np.asarray(posterior.ess) >= EVEN_ESS * np.asarray(posterior.n_samples)
     with np.errstate(invalid="ignore"):
-        return (k <= GOOD_K) & (np.abs(gap) <= GOOD_GAP)
+        return ((k <= GOOD_K) | even) & (np.abs(gap) <= GOOD_GAP)
 
 
 class Runner:
@@ -139,14 +171,14 @@ class Runner:
     def __init__(
         self,
         catalog: Catalog,
-        models: Models,
+        grid: TiledModels,
         order: np.ndarray,
         prior: StarPrior,
         options: Options,
         av: AbstractPrior | None = None,
     ) -> None:
         """`av`, where given, is the A_V prior of each star (a pytree with a leading axis)."""
-        self.catalog, self.models, self.order = catalog, models, order
+        self.catalog, self.grid, self.order = catalog, grid, order
         self.prior, self.options = prior, options
         self.av, self.av_per_star = (prior.av if av is None else av), av is not None
         self.constant = log_constant(catalog)
@@ -169,7 +201,7 @@ class Runner:
         stars, av = self._inputs(rows, size)
         ids = self.catalog.source_id[_padded(rows, size)]
         keys = star_keys(self.options.seed, ids, round_)
-        return fit_stars(stars, self.models, self.prior, av, keys, settings)
+        return fit_stars(stars, self.grid, self.prior, av, keys, settings)
 
     def _groups(self, rows: np.ndarray, settings: Settings) -> list[tuple[np.ndarray, Settings]]:
         """Splits rows by how many models the reference path needs for each star itself."""
@@ -179,7 +211,7 @@ class Runner:
         for first in range(0, rows.size, LATER_BATCH):
             some = rows[first : first + LATER_BATCH]
             stars, av = self._inputs(some, LATER_BATCH)
-            counts.append(count_survivors(stars, self.models, self.prior, av)[: some.size])
+            counts.append(count_survivors(stars, self.grid.models, self.prior, av)[: some.size])
         needed = np.concatenate(counts)
         return [
             (np.flatnonzero(needed == count), replace(settings, survivors=int(count)))
@@ -267,27 +299,53 @@ class Runner:
         fitted = np.asarray(posterior.n_samples) > 0
         return (fitted & ~(enough & _honest(posterior)))[:n_rows]
 
-    def run(self, todo: np.ndarray, write: Rows) -> Iterator[int]:
-        """Fits rows, hands finished ones to `write`, and yields how many those were."""
-        size, ladder = self.options.batch_size, self.options.ladder()
-        batches = [todo[first : first + size] for first in range(0, todo.size, size)]
-        if ladder[0].survivors < 0:  # the reference path does not look ahead
-            for rows in batches:
-                table, _ = self.solve(rows, ladder[0], 0)
-                write(rows, table)
-                yield rows.size
-            return
-        if not batches:
-            return
-        ahead = self.dispatch(batches[0], ladder[0], 0)
-        for k, rows in enumerate(batches):
-            posterior = ahead
-            if k + 1 < len(batches):  # computes while this batch is finished and written
-                ahead = self.dispatch(batches[k + 1], ladder[0], 0)
-            table = self.rows(rows, posterior)
-            self._climb(rows, table, self.wants_more(posterior, rows.size))
-            write(rows, table)
-            yield rows.size
+    def run(self, todo: np.ndarray, write: Rows) -> Generator[int, None, None]:
+        """Fits rows, hands finished ones to `write` in order, and yields how many those were.
+
+        A CPU fits stars one by one on one core each: as many batches run at once as there are
+        cores. An accelerator computes one while another is prepared.
+        """
+        ladder = self.options.ladder()
+        lanes = n_cores() if jax.default_backend() == "cpu" else 2
+        # whole rounds of all lanes: padding costs nothing, a lane without work does
+        rounds = math.ceil(todo.size / (lanes * self.options.batch_size))
+        batches = [rows for rows in np.array_split(todo, max(lanes * rounds, 1)) if rows.size]
+        if len(batches) > 1 and ladder[0].survivors >= 0:
+            self.dispatch(todo[:0], ladder[0], 0)  # compiles, before several threads would
+        fit = _under_these_settings(self._fit)
+        unwritten: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+
+        def flush() -> None:
+            done = [rows for rows, _ in unwritten]
+            tables = [table for _, table in unwritten]
+            unwritten.clear()
+            if done:
+                table = {k: np.concatenate([t[k] for t in tables]) for k in tables[0]}
+                write(np.concatenate(done), table)
+
+        with ThreadPoolExecutor(lanes) as pool:
+            written = time.monotonic()
+            try:
+                ahead = deque(pool.submit(fit, rows) for rows in batches[: lanes + 1])
+                for k, rows in enumerate(batches):
+                    unwritten.append((rows, ahead.popleft().result()))
+                    for later in batches[k + lanes + 1 : k + lanes + 2]:
+                        ahead.append(pool.submit(fit, later))
+                    if time.monotonic() > written + WRITE_EVERY or k + 1 == len(batches):
+                        flush()
+                        written = time.monotonic()
+                    yield rows.size
+            finally:
+                flush()  # interrupted: what is computed is kept
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _fit(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Result arrays of a batch, after as many rounds as its stars need."""
+        first = self.options.ladder()[0]
+        table, wanting = self.solve(rows, first, 0)
+        if first.survivors >= 0:
+            self._climb(rows, table, wanting)
+        return table
 
     def _climb(self, rows: np.ndarray, table: dict[str, np.ndarray], wanting: np.ndarray) -> None:
         """Repeats wanting stars with more effort, in place, until the ladder ends."""

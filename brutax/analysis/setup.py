@@ -11,6 +11,7 @@ import numpy as np
 
 from brutax.analysis.custom import TYPICAL, CustomDistance, check_distance, dust_priors
 from brutax.analysis.options import Priors
+from brutax.catalog import digest
 from brutax.core import StarGrid
 from brutax.priors import (
     AbstractPrior,
@@ -26,7 +27,7 @@ from brutax.priors import (
     UniformRv,
     grid_cell_log_weight,
 )
-from brutax.solver import Models, StarPrior, make_models
+from brutax.solver import StarPrior, TiledModels, tile_models
 from brutax.utils import as_float
 
 log = logging.getLogger("brutax")
@@ -99,24 +100,35 @@ def model_log_prior(
     return total
 
 
-def device_models(grid: StarGrid, log_prior: np.ndarray) -> tuple[Models, np.ndarray]:
+def device_models(grid: StarGrid, log_prior: np.ndarray) -> tuple[TiledModels, np.ndarray]:
     """The grid on the device in an order of its own, and the row that each model has in the grid.
 
-    The order follows the content (labels, then magnitudes), so that draws do not depend on
-    the order in which a file lists its models.
+    Models are tiled by colour and brightness (`brutax.solver.tiles`), -1 standing for padding. The
+    order follows the content (magnitudes, then labels), so that draws do not depend on the order
+    in which a file lists its models. The grid used last is kept ready for the next fit.
     """
+    key = (grid.hash, grid.bands, digest(log_prior), jax.config.read("jax_enable_x64"))
+    if key not in _ready:
+        _ready.clear()
+        _ready[key] = _lay_out(grid, log_prior)
+    return _ready[key]
+
+
+_ready: dict[tuple, tuple[TiledModels, np.ndarray]] = {}
+
+
+def _lay_out(grid: StarGrid, log_prior: np.ndarray) -> tuple[TiledModels, np.ndarray]:
     labels = grid.label_table
-    columns = [grid.mag[:, band] for band in range(grid.mag.shape[1])]
-    keys = [*reversed(columns), *(labels[name] for name in sorted(labels))]
+    keys = [*(labels[name] for name in sorted(labels)), *grid.mag.T]
     order = np.lexsort(keys)
-    models = make_models(
-        grid.mag[order],
-        grid.red[order],
-        grid.dred[order],
+    models, rows = tile_models(
+        np.asarray(grid.mag)[order],
+        np.asarray(grid.red)[order],
+        np.asarray(grid.dred)[order],
         log_prior[order],
         {name: np.nan_to_num(labels[name][order]) for name in _informative(labels)},
     )
-    return models, order
+    return models, np.where(rows >= 0, order[rows], -1)
 
 
 def _informative(labels: Mapping[str, np.ndarray]) -> list[str]:

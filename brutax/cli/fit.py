@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--n-draws", type=int, default=250, metavar="N", help="draws kept per star [250]")
     add("--seed", type=int, default=0, metavar="N", help="same seed, same draws [0]")
     add("--method", default="auto", choices=("auto", "fast", "reference"), help="[auto]")
-    add("--batch-size", type=int, default=64, metavar="N", help="stars at once [64]")
+    add("--batch-size", type=int, default=32, metavar="N", help="stars at once, per core [32]")
     add("--float64", action="store_true", help="double precision")
 
 

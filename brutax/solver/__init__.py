@@ -18,3 +18,5 @@ from brutax.solver.single import best_fit as best_fit
 from brutax.solver.single import draw_weighted as draw_weighted
 from brutax.solver.single import fisher_sar as fisher_sar
 from brutax.solver.single import fit_gaussian as fit_gaussian
+from brutax.solver.tiles import TiledModels as TiledModels
+from brutax.solver.tiles import tile_models as tile_models

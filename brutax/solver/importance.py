@@ -1,10 +1,10 @@
 """Draws of (model, eta, A_V, R_V) with exact importance weights.
 
-Models are drawn by systematic resampling of their scores, parameters from the Gaussian of the
-refined model; each draw is weighted by exact target density over the density it was drawn
-with. Two small defensive shares keep the weights bounded where an approximation is too narrow:
-a share of the models comes from flattened scores, a share of the parameters from a Gaussian
-twice as wide.
+Models are drawn by systematic resampling of their scores (or those of the tiles that matter,
+`shortlist`), parameters from the Gaussian of the refined model; each draw is weighted by exact
+target density over the density it was drawn with. Two small defensive shares keep the weights
+bounded where an approximation is too narrow: a share of the models comes from flattened scores, a
+share of the parameters from a Gaussian twice as wide.
 """
 
 from typing import NamedTuple

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,14 +13,16 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from brutax.core.star import Stars
 from brutax.solver.diagnostics import effective_size, pareto_k
-from brutax.solver.importance import draw_models, draw_theta, log_proposal
+from brutax.solver.importance import ModelDraws, draw_models, draw_theta, log_proposal
 from brutax.solver.laplace import covariance_sar, laplace
 from brutax.solver.objective import Scalar, Theta, log_target
 from brutax.solver.problem import Models, StarPrior, over_models
 from brutax.solver.quadrature import quadrature_log_z
 from brutax.solver.refine import refine
 from brutax.solver.screen import screen, start
-from brutax.utils.sampling import quantile, systematic_indices
+from brutax.solver.shortlist import draw_from_tiles, shortlist, with_scores
+from brutax.solver.tiles import TiledModels
+from brutax.utils.sampling import quantile_by_integers, systematic_indices
 
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 CHUNK = 1024  # models refined at once in the reference path
@@ -30,9 +33,11 @@ class Settings(eqx.Module):
 
     n_samples: int = eqx.field(static=True, default=1024)  # weighted draws
     n_draws: int = eqx.field(static=True, default=250)  # equal-weight draws kept
+    tiles: int = eqx.field(static=True, default=512)  # most tiles looked into; 0: score all models
     survivors: int = eqx.field(static=True, default=0)  # models refined before drawing
-    steps: int = eqx.field(static=True, default=5)  # Gauss-Newton steps
+    steps: int = eqx.field(static=True, default=4)  # Gauss-Newton steps
     quadrature: bool = eqx.field(static=True, default=False)  # weigh survivors by quadrature
+    side_by_side: int = eqx.field(static=True, default=1)  # stars at once; 1 is best on a CPU core
 
 
 class Draws(NamedTuple):
@@ -86,16 +91,15 @@ def _sample(
     star: Stars,
     models: Models,
     prior: StarPrior,
-    scores: Float[Array, " model"],
+    drawn: ModelDraws,
     key: PRNGKeyArray,
     settings: Settings,
 ) -> Weighted:
-    """Draws models by score, refines them, draws parameters and weighs them exactly."""
-    size = settings.n_samples
-    key_model, key_uniform, key_normal = jax.random.split(key, 3)
-    drawn = draw_models(scores, key_model, size=size)
-    uniform = jax.random.uniform(key_uniform, (size, 2), dtype=scores.dtype)
-    normal = jax.random.normal(key_normal, (size, 2), dtype=scores.dtype)
+    """Refines models that were drawn, draws parameters and weighs them exactly."""
+    size, dtype = settings.n_samples, drawn.log_q.dtype
+    key_uniform, key_normal = jax.random.split(key)
+    uniform = jax.random.uniform(key_uniform, (size, 2), dtype=dtype)
+    normal = jax.random.normal(key_normal, (size, 2), dtype=dtype)
 
     def one(model: Models, uniform: Array, normal: Array) -> tuple:
         point = refine(start(star, model, prior), star, model, prior, steps=settings.steps)
@@ -129,8 +133,11 @@ def _summary(sample: Weighted, models: Models) -> tuple:
         + [sample.theta.rv]
         + [label[sample.model] for label in models.labels.values()]
     )
+    # draws that cannot occur need not be numbers
+    heaviest = values[:, jnp.argmax(weights)][:, None]
+    values = jnp.where((weights > 0)[None] & jnp.isfinite(values), values, heaviest)
     levels = jnp.asarray(QUANTILES, dtype=values.dtype)
-    quantiles = jax.vmap(lambda x: quantile(x, levels, weights=weights))(values)
+    quantiles = jax.vmap(lambda x: quantile_by_integers(x, levels, weights))(values)
     mean, std = jax.vmap(_moments, in_axes=(0, None))(values, weights)
     return quantiles, mean, std
 
@@ -170,10 +177,12 @@ def refine_survivors(
     prior: StarPrior,
     scores: Float[Array, " model"],
     settings: Settings,
+    row: Callable[[Array], Array] = lambda index: index,
 ) -> tuple[Float[Array, " model"], Scalar]:
     """Replaces the scores of the best `survivors` models by weights at their optimum.
 
-    Also returns the share of the screened mass that they hold.
+    `row` says which model a score is of. Also returns the share of the screened mass that they
+    hold.
     """
     size = min(settings.survivors, scores.shape[0])
     best, index = jax.lax.top_k(scores, size)
@@ -185,7 +194,7 @@ def refine_survivors(
             return gauss.log_z
         return quadrature_log_z(gauss, star, model, prior)
 
-    padded = jnp.pad(index, (0, -size % CHUNK))
+    padded = jnp.pad(row(index), (0, -size % CHUNK))
     chunks = padded.reshape(-1, min(CHUNK, padded.shape[0]))
     log_z = jax.lax.map(lambda chunk: over_models(weigh, models[chunk]), chunks).ravel()[:size]
     log_z = jnp.where(jnp.isfinite(log_z) & jnp.isfinite(best), log_z, -jnp.inf)
@@ -207,50 +216,69 @@ class Sampled(NamedTuple):
 
 
 def sample_star(
-    star: Stars, models: Models, prior: StarPrior, key: PRNGKeyArray, settings: Settings
+    star: Stars, grid: TiledModels, prior: StarPrior, key: PRNGKeyArray, settings: Settings
 ) -> Sampled:
     """Weighted draws from the posterior of one star."""
-    score = screen(star, models, prior)
-    scores, captured = score.log_z, jnp.ones_like(star.unit_mag)
-    if settings.survivors:
-        scores, captured = refine_survivors(star, models, prior, scores, settings)
-    weighted = _sample(star, models, prior, scores, key, settings)
+    key_tile, key_model, key = jax.random.split(key, 3)
+    models, size = grid.models, settings.n_samples
+    if settings.tiles:
+        u = jax.random.uniform(key_tile, (), dtype=models.log_prior.dtype)
+        found = shortlist(star, grid, prior, u, most=settings.tiles, size=size)
+        if settings.survivors:
+            scores, _ = refine_survivors(
+                star, models, prior, found.scores.ravel(), settings, found.row
+            )
+            found = with_scores(found, scores.reshape(found.scores.shape))
+        drawn, chi2 = draw_from_tiles(found, key_model, size=size), found.chi2
+        total, captured = found.log_total, found.captured
+    else:
+        score = screen(star, models, prior)
+        scores, captured = refine_survivors(star, models, prior, score.log_z, settings)
+        drawn = draw_models(scores, key_model, size=size)
+        total, chi2 = jax.nn.logsumexp(scores), jnp.min(score.chi2)
+    weighted = _sample(star, models, prior, drawn, key, settings)
     quantiles, mean, std = _summary(weighted, models)
-    chi2_min = jnp.minimum(jnp.min(score.chi2), jnp.min(weighted.chi2))
-    total = jax.nn.logsumexp(scores)
+    chi2_min = jnp.minimum(chi2, jnp.min(weighted.chi2))
     return Sampled(weighted, quantiles, mean, std, chi2_min, captured, total)
 
 
 @eqx.filter_jit
 def _sample_stars(
     stars: Stars,
-    models: Models,
+    grid: TiledModels,
     prior: StarPrior,
     av: Any,
     keys: Key[Array, " star"],
     settings: Settings,
 ) -> Sampled:
-    def fit(star: Stars, av: Any, key: PRNGKeyArray) -> Sampled:
-        return sample_star(star, models, StarPrior(prior.distance, av, prior.rv), key, settings)
-
-    shape = jax.eval_shape(fit, *jax.tree.map(lambda x: x[0], (stars, av, keys)))
-
-    def one(inputs: tuple) -> Sampled:
+    def fit(inputs: tuple) -> Sampled:
         star, av, key = inputs
-        # a star without photometry (padding is such a star) costs nothing
-        return jax.lax.cond(
-            jnp.any(star.weight > 0),
-            fit,
-            lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape),
-            *(star, av, key),
-        )
+        return sample_star(star, grid, StarPrior(prior.distance, av, prior.rv), key, settings)
 
-    return jax.lax.map(one, (stars, av, keys))
+    return _over_stars(_if_seen(fit), (stars, av, keys), settings)
+
+
+def _if_seen(function: Callable) -> Callable:
+    """Zeros for a star without photometry: padding is such a star, and costs nothing."""
+
+    def call(inputs: tuple) -> Any:
+        shape = jax.eval_shape(function, inputs)
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+        star = inputs[0]
+        return jax.lax.cond(jnp.any(star.weight > 0), function, lambda _: nothing, inputs)
+
+    return call
+
+
+def _over_stars(one: Callable, inputs: Any, settings: Settings) -> Any:
+    if settings.side_by_side == 1:
+        return jax.lax.map(one, inputs)
+    return jax.lax.map(one, inputs, batch_size=settings.side_by_side)
 
 
 @eqx.filter_jit
 def _conclude(
-    stars: Stars, sampled: Sampled, keys: Key[Array, " star"], n_draws: int
+    stars: Stars, sampled: Sampled, keys: Key[Array, " star"], settings: Settings
 ) -> StarPosterior:
     def one(inputs: tuple) -> StarPosterior:
         star, sampled, key = inputs
@@ -260,7 +288,7 @@ def _conclude(
         ess = effective_size(log_weight)
         log_evidence = jax.nn.logsumexp(log_weight) - math.log(size)
         return StarPosterior(
-            draws=_resample(sampled.weighted, key, n_draws),
+            draws=_resample(sampled.weighted, key, settings.n_draws),
             quantiles=sampled.quantiles,
             mean=sampled.mean,
             std=sampled.std,
@@ -274,12 +302,12 @@ def _conclude(
             gap=sampled.log_total - log_evidence,
         )
 
-    return jax.lax.map(one, (stars, sampled, keys))
+    return _over_stars(_if_seen(one), (stars, sampled, keys), settings)
 
 
 def fit_stars(
     stars: Stars,
-    models: Models,
+    grid: TiledModels,
     prior: StarPrior,
     av: Any,
     keys: Key[Array, " star"],
@@ -293,9 +321,9 @@ def fit_stars(
     """
     keys = jax.vmap(jax.random.split)(keys)
     sampled = _sample_stars(
-        stars, models, prior, av, keys[:, 0], dataclasses.replace(settings, n_draws=0)
+        stars, grid, prior, av, keys[:, 0], dataclasses.replace(settings, n_draws=0)
     )
-    return _conclude(stars, sampled, keys[:, 1], settings.n_draws)
+    return _conclude(stars, sampled, keys[:, 1], settings)
 
 
 def survivor_margin(n_models: int) -> float:

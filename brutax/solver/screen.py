@@ -19,30 +19,43 @@ from brutax.solver.problem import Models, StarPrior, over_models
 MIN_SNR = 3.0  # bands fainter than this have no magnitude; they count in the expansion only
 
 
-def start(star: Stars, model: Models, prior: StarPrior) -> Theta:
-    """The closed-form least-squares (distance modulus, A_V) in magnitudes, at the mean R_V.
+class Magnitudes(NamedTuple):
+    """The data of a star that have a magnitude: weights are 0 where there is none."""
 
-    A good parallax counts as one more magnitude, that of the distance modulus; A_V has a weak
-    prior, so that one band is enough for an answer.
-    """
-    rv, _ = prior.rv.moments()
-    rv = jnp.clip(rv, prior.rv.low, prior.rv.high)
-    low, high = prior.av.low, prior.av.high
-    snr = star.parallax * star.parallax_weight
-    good = snr > MIN_SNR
-    rows = [
-        (
-            jnp.where(good, (0.5 * LN_PER_MAG * snr) ** 2, 0.0),
-            -2.0 * jnp.log(jnp.where(good, star.parallax, 1.0)) / LN_PER_MAG,
-            jnp.zeros_like(model.log_prior),
-        )
-    ]
+    mag: list[Scalar]  # per band
+    weight: list[Scalar]  # 1 / variance [mag^-2]
+    modulus: Scalar  # distance modulus of the parallax, over that of 1 kpc [mag]
+    modulus_weight: Scalar
+
+
+def magnitudes(star: Stars) -> Magnitudes:
+    """Magnitudes of bands, and of the parallax, with a signal-to-noise ratio above MIN_SNR."""
+    mag, weight = [], []
     for band in range(star.weight.shape[-1]):
         snr = star.flux[band] * star.weight[band]
         bright = snr > MIN_SNR
-        mag = star.unit_mag - jnp.log(jnp.where(bright, star.flux[band], 1.0)) / LN_PER_MAG
-        weight = jnp.where(bright, (LN_PER_MAG * snr) ** 2, 0.0)
-        y = jnp.where(bright, mag - model.mag[band], 0.0)
+        flux = jnp.where(bright, star.flux[band], 1.0)
+        mag.append(star.unit_mag - jnp.log(flux) / LN_PER_MAG)
+        weight.append(jnp.where(bright, (LN_PER_MAG * snr) ** 2, 0.0))
+    snr = star.parallax * star.parallax_weight
+    good = snr > MIN_SNR
+    modulus = -2.0 * jnp.log(jnp.where(good, star.parallax, 1.0)) / LN_PER_MAG
+    return Magnitudes(mag, weight, modulus, jnp.where(good, (0.5 * LN_PER_MAG * snr) ** 2, 0.0))
+
+
+def start(star: Stars, model: Models, prior: StarPrior, seen: Magnitudes | None = None) -> Theta:
+    """The closed-form least-squares (distance modulus, A_V) in magnitudes, at the mean R_V.
+
+    A good parallax counts as one more magnitude, that of the distance modulus; A_V has a weak
+    prior, so that one band is enough for an answer. `seen` are the star's `magnitudes`.
+    """
+    seen = magnitudes(star) if seen is None else seen
+    rv, _ = prior.rv.moments()
+    rv = jnp.clip(rv, prior.rv.low, prior.rv.high)
+    low, high = prior.av.low, prior.av.high
+    rows = [(seen.modulus_weight, seen.modulus, jnp.zeros_like(model.log_prior))]
+    for band, (mag, weight) in enumerate(zip(seen.mag, seen.weight)):
+        y = jnp.where(weight > 0, mag - model.mag[band], 0.0)
         rows.append((weight, y, model.red[band] + rv * model.dred[band]))
     mean_av, inv_std = prior.av.moments(jnp.ones_like(rv))
     weak = 12.0 / (high - low) ** 2  # about a little dust
@@ -73,7 +86,7 @@ def score_model(star: Stars, model: Models, prior: StarPrior) -> Score:
 
 
 def _score(point: Expansion, prior: StarPrior) -> Score:
-    log_z = laplace(point, prior).log_z
+    log_z = laplace(point, prior, quick=True).log_z
     ok = jnp.isfinite(log_z)
     return Score(jnp.where(ok, log_z, -jnp.inf), jnp.where(ok, point.chi2, jnp.inf))
 

@@ -12,6 +12,7 @@ import numpy as np
 from brutax.utils._namespace import floats, special
 
 HALF_LN_2PI = 0.5 * math.log(2.0 * math.pi)
+_TWO_PI = 2.0 * math.pi
 _FAR = 1e6  # stands for an infinite bound of a standard normal
 _NODES, _WEIGHTS = (x[4:].tolist() for x in np.polynomial.legendre.leggauss(8))
 
@@ -106,6 +107,31 @@ def log_ndtr_diff(a: Any, b: Any) -> Any:
     thin = _log_narrow(xp, xp.where(narrow, low, -0.1), xp.where(narrow, high, 0.1))
     thick = _log_wide(xp, xp.where(narrow, -1.0, low), xp.where(narrow, 1.0, high))
     return xp.where(ok, xp.where(narrow, thin, thick), -xp.inf)
+
+
+def quick_log_ndtr_diff(a: Any, b: Any) -> Any:
+    """`log_ndtr_diff` to 1 % of Phi(b) - Phi(a) (6 % where b - a is small), many times as fast.
+
+    Tail probabilities are those of Borjesson & Sundberg (1979, IEEE Trans. Commun. 27, 639). For
+    scores, whose errors importance weights remove; -inf unless a < b.
+    """
+    xp, a, b = floats(a, b)
+    a, b = xp.clip(a, -_FAR, _FAR), xp.clip(b, -_FAR, _FAR)
+    near = xp.minimum(b, -a)  # the nearer bound, counted inwards
+    log_near, log_far = _quick_log_ndtr(xp, near), _quick_log_ndtr(xp, near - xp.abs(b - a))
+    rise = xp.maximum(log_near - log_far, 1e-30)
+    return xp.where(b > a, log_near + xp.log(-xp.expm1(-rise)), -xp.inf)
+
+
+def _quick_log_ndtr(xp: ModuleType, x: Any) -> Any:
+    """ln Phi(x) from the approximation of its left tail."""
+    t = xp.abs(x)
+    log_tail = (
+        -0.5 * t**2
+        - HALF_LN_2PI
+        - xp.log((1.0 - 1.0 / xp.pi) * t + xp.sqrt(t**2 + _TWO_PI) / xp.pi)
+    )
+    return xp.where(x < 0, log_tail, xp.log1p(-xp.exp(log_tail)))
 
 
 def log_mills(xp: ModuleType, t: Any) -> Any:

@@ -42,6 +42,33 @@ def quantile(x: Any, q: Any, weights: Any = None) -> Any:
     return xp.interp(q, cdf, x[order])
 
 
+def quantile_by_integers(
+    x: Float[Array, " n"], q: Float[Array, " level"], weights: Float[Array, " n"]
+) -> Float[Array, " level"]:
+    """`quantile` of finite samples inside programs, by a sort of integers.
+
+    XLA sorts integers several times as fast as numbers. The high bits of each are the place of a
+    sample in the range of all, the low bits which sample it is: samples within 2^-21 of the range
+    (of 1024 samples) may change places.
+    """
+    n = x.shape[0]
+    bits = max((n - 1).bit_length(), 1)
+    steps = 2 ** (31 - bits) - 1
+    low, span = jnp.min(x), jnp.max(x) - jnp.min(x)
+    place = (x - low) / jnp.where(span > 0, span, 1.0) * steps
+    place = jnp.minimum(place.astype(jnp.int32), steps - 1)
+    order = jnp.sort((place << bits) | jnp.arange(n, dtype=jnp.int32)) & (2**bits - 1)
+    weights = weights[order]
+    total = jnp.cumsum(weights)
+    cdf = (total - 0.5 * weights) / total[-1]
+    above = jnp.clip(jnp.sum(cdf[None] < q[:, None], axis=1), min(1, n - 1), n - 1)
+    below = jnp.maximum(above - 1, 0)
+    gap = cdf[above] - cdf[below]
+    share = (q - cdf[below]) / jnp.where(gap > 0, gap, 1.0)
+    lower, upper = x[order[below]], x[order[above]]
+    return lower + jnp.clip(share, 0.0, 1.0) * (upper - lower)
+
+
 def draw_sar(
     scales: Any,
     avs: Any,

@@ -1,0 +1,224 @@
+"""The models that matter for a star: those of the tiles that hold its posterior mass.
+
+Tiles are scored first, then looked into, model by model, from the best on, until what is left
+holds a share OUTSIDE of the mass: by the scores of the tiles left, corrected by how the models of
+the tiles seen so far (weighted by mass) compare with theirs. Where the two have nothing to do
+with each other (no model fits, but a mixture of them would) all tiles must be looked into.
+A share d of the draws then goes to tiles drawn from anywhere, those left outside above all, and
+only these are looked into besides. Models are drawn from
+
+    q(k) = (1 - d) s_k / S [inside] + d r_tile h_k / H_tile,
+
+s_k the scores and S their sum inside; h_k = sqrt(s_k), H_tile their sum; and r, a third each, from
+the scores of the tiles outside, from the square roots and from the fourth roots of the scores of
+all tiles: every model of the grid is within reach, however its tile fared.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from brutax.core.star import Stars
+from brutax.solver.importance import FLAT_POWER, ModelDraws
+from brutax.solver.objective import Scalar
+from brutax.solver.problem import StarPrior
+from brutax.solver.screen import screen
+from brutax.solver.tiles import TiledModels, score_tiles
+from brutax.utils.sampling import systematic_indices
+
+OUTSIDE = 3e-4  # share of the mass in tiles that are left to chance
+TRUSTED = 4.0  # nats between tiles and their models beyond which tiles say nothing about a star
+NOTHING = 1e-6  # the share known to be inside then
+STRIDE = 16  # tiles looked into at once
+FAR_SHARE = 1 / 32  # of the models, drawn from anywhere
+
+
+class Shortlist(NamedTuple):
+    """The scored models of a star: those of the best tiles, then of some drawn from anywhere."""
+
+    tile: Int[Array, " place"]  # tiles by score, then those drawn
+    n_inside: Int[Array, ""]  # how many of the former were looked into
+    far: Int[Array, " far"]  # the places of the tiles that were drawn
+    scores: Float[Array, "place member"]  # -inf where not looked into
+    sums: Float[Array, " place"]  # ln of the sum of the scores of a tile
+    flat: Float[Array, " place"]  # the same of flattened scores
+    log_flat_tile: Float[Array, " tile"]  # ln r
+    chi2: Scalar
+    captured: Scalar  # share of the mass inside, by the scores of the tiles
+
+    @property
+    def inside(self) -> Float[Array, " place"]:
+        """ln of the sums of the tiles inside; -inf for the others."""
+        return jnp.where(jnp.arange(self.sums.shape[0]) < self.n_inside, self.sums, -jnp.inf)
+
+    @property
+    def log_total(self) -> Scalar:
+        """ln of the mass of all models."""
+        return jax.nn.logsumexp(self.inside) - jnp.log(self.captured)
+
+    def row(self, index: Array) -> Array:
+        """The models of scores, counted through the list."""
+        size = self.scores.shape[1]
+        return self.tile[index // size] * size + index % size
+
+
+def shortlist(
+    star: Stars, grid: TiledModels, prior: StarPrior, u: Scalar, *, most: int, size: int
+) -> Shortlist:
+    """Scores tiles, and the models of the best (at most `most`) and of some drawn ones.
+
+    `size` is the number of draws to come; `u`, uniform in [0, 1), decides about the drawn tiles.
+    """
+    log_mass = score_tiles(star, grid.tiles, prior)
+    n_tiles, far = log_mass.shape[0], far_draws(size)
+    stride = min(STRIDE, n_tiles)
+    most = min(most, n_tiles)
+    rounds, far_rounds = -(-most // stride), -(-far // stride)
+    places = stride * rounds
+    best, tile = jax.lax.top_k(log_mass, most)
+    best = jnp.pad(best, (0, places - most), constant_values=-jnp.inf)
+    tile = jnp.pad(tile, (0, places - most + stride * far_rounds))
+    # ln of the mass of the tiles behind each place
+    total = jax.nn.logsumexp(log_mass)
+    mass = jnp.exp(best - total)
+    outside = jnp.sum(jnp.exp(log_mass - total)) - jnp.sum(mass)
+    behind = jnp.flip(jnp.cumsum(jnp.flip(mass))) - mass + jnp.maximum(outside, 0.0)
+    log_behind = jnp.log(behind) + total
+
+    def compare(sums: Array) -> tuple[Array, Array]:
+        """ln of the sum of all scores so far, and of their ratio to those of the tiles."""
+        seen = sums[:places]
+        log_sum = jax.nn.logsumexp(seen)
+        ratio = jnp.where(seen > -jnp.inf, 2.0 * seen - best, -jnp.inf)
+        return log_sum, jax.nn.logsumexp(ratio) - log_sum
+
+    def wanting(k: Array | int, sums: Array) -> Array:
+        log_sum, ratio = compare(sums)
+        rest = log_behind[stride * jnp.maximum(k, 1) - 1]
+        enough = rest + ratio <= jnp.log(OUTSIDE) + log_sum
+        return ~(enough & (jnp.abs(ratio) <= TRUSTED))
+
+    def look(place: Array, real: Array, tile: Array, found: tuple) -> tuple:
+        scores, sums, flat, chi2 = found
+        which = jax.lax.dynamic_slice_in_dim(tile, place, stride)
+        score = screen(star, grid.members(which), prior)
+        rows = jnp.where(real[:, None], score.log_z.reshape(stride, grid.size), -jnp.inf)
+        sum_, flat_ = _sums(rows)
+        return (
+            jax.lax.dynamic_update_slice_in_dim(scores, rows, place, 0),
+            jax.lax.dynamic_update_slice_in_dim(sums, sum_, place, 0),
+            jax.lax.dynamic_update_slice_in_dim(flat, flat_, place, 0),
+            jnp.minimum(chi2, jnp.min(score.chi2)),
+        )
+
+    def near(state: tuple) -> tuple:
+        k, found = state
+        place = stride * k
+        real = jax.lax.dynamic_slice_in_dim(best, place, stride) > -jnp.inf
+        return k + 1, look(place, real, tile, found)
+
+    nothing = jnp.full((tile.shape[0], grid.size), -jnp.inf, log_mass.dtype)
+    found = (nothing, nothing[:, 0], nothing[:, 0], jnp.full_like(total, jnp.inf))
+    k, found = jax.lax.while_loop(
+        lambda state: (state[0] < 1) | ((state[0] < rounds) & wanting(state[0], state[1][1])),
+        near,
+        (0, found),
+    )
+    count = jnp.minimum(k * stride, most)
+    _, ratio = compare(found[1])
+    known = (jnp.abs(ratio) <= TRUSTED) | (count == n_tiles)
+    captured = jnp.where(known, jnp.clip(1.0 - behind[count - 1], NOTHING, 1.0), NOTHING)
+
+    # tiles drawn from anywhere; those that are inside have been looked into, and none is twice
+    rank = jnp.full((n_tiles,), places, tile.dtype)
+    rank = rank.at[tile[:most]].set(jnp.arange(most, dtype=tile.dtype))
+    left = jnp.where(rank < count, -jnp.inf, log_mass)
+    left = jnp.where(jnp.any(left > -jnp.inf), left, log_mass)
+    shares = (left, FLAT_POWER * log_mass, 0.5 * FLAT_POWER * log_mass)
+    log_r = jax.nn.logsumexp(jnp.stack([jax.nn.log_softmax(x) for x in shares]), axis=0)
+    log_r = log_r - jax.nn.logsumexp(log_r)
+    drawn = systematic_indices(log_r, u, far)
+    new = (rank[drawn] >= count) & jnp.concatenate([jnp.array([True]), drawn[1:] != drawn[:-1]])
+    place = places - 1 + jnp.cumsum(new.astype(tile.dtype))
+    tile = tile.at[jnp.where(new, place, tile.shape[0])].set(drawn, mode="drop")
+    far_place = jnp.where(rank[drawn] < count, rank[drawn], place)
+    n_new = jnp.sum(new)
+
+    def distant(state: tuple) -> tuple:
+        k, found = state
+        real = stride * k + jnp.arange(stride) < n_new
+        return k + 1, look(places + stride * k, real, tile, found)
+
+    _, (scores, sums, flat, chi2) = jax.lax.while_loop(
+        lambda state: stride * state[0] < n_new, distant, (0, found)
+    )
+    return Shortlist(tile, count, far_place, scores, sums, flat, log_r, chi2, captured)
+
+
+def _sums(scores: Float[Array, "tile member"]) -> tuple[Array, Array]:
+    """ln of the sum of the scores of each tile, and of the flattened scores."""
+    total, flat = (jax.nn.logsumexp(power * scores, axis=1) for power in (1.0, FLAT_POWER))
+    return total, flat
+
+
+def with_scores(found: Shortlist, scores: Float[Array, "place member"]) -> Shortlist:
+    """The list with better scores of the same models."""
+    sums, flat = _sums(scores)
+    return found._replace(scores=scores, sums=sums, flat=flat)
+
+
+def far_draws(size: int) -> int:
+    """How many of `size` models are drawn from anywhere."""
+    return max(1, round(FAR_SHARE * size))
+
+
+def draw_from_tiles(found: Shortlist, key: PRNGKeyArray, *, size: int) -> ModelDraws:
+    """Draws models from a shortlist, one from each of the tiles that were drawn."""
+    key_u, key_member = jax.random.split(key)
+    n_far = far_draws(size)
+    share = n_far / size
+    u = jax.random.uniform(key_u, (), dtype=found.flat.dtype)
+    place, member = _systematic(found, u, size - n_far)
+    far_member = jax.random.categorical(key_member, FLAT_POWER * found.scores[found.far], axis=1)
+    place = jnp.concatenate([place, found.far])
+    member = jnp.concatenate([member, far_member.astype(member.dtype)])
+
+    tile, score = found.tile[place], found.scores[place, member]
+    log_sum = jax.nn.logsumexp(found.inside)
+    sharp = jnp.where(place < found.n_inside, score - log_sum, -jnp.inf) + jnp.log1p(-share)
+    wide = found.log_flat_tile[tile] + FLAT_POWER * score - found.flat[place] + jnp.log(share)
+    row = tile * found.scores.shape[1] + member
+    return ModelDraws(row.astype(jnp.int32), jnp.logaddexp(sharp, wide))
+
+
+def _systematic(found: Shortlist, u: Scalar, size: int) -> tuple[Array, Array]:
+    """Places and members of `size` models by systematic resampling of the scores inside.
+
+    What remains of a pointer inside its tile is relative to the tile's own sum, so that partial
+    sums are short and precise in float32 (as in `systematic_indices`).
+    """
+    weight = jnp.exp(found.inside - jnp.max(found.inside))
+    weight = jnp.where(weight > 0, weight, 0.0)  # NaN counts as nothing
+    total = jnp.cumsum(weight)
+    pointer = (jnp.arange(size, dtype=weight.dtype) + u) / size * total[-1]
+    last = jnp.max(jnp.where(weight > 0, jnp.arange(weight.shape[0]), 0))
+    rank = jnp.searchsorted(total, pointer, side="right").astype(last.dtype)
+    rank = jnp.minimum(rank, last)
+    used = (pointer - (total[rank] - weight[rank])) / weight[rank]
+    share = jnp.exp(found.scores[rank] - found.sums[rank, None]).T
+
+    # sums member by member, for all pointers at once
+    def add(state: tuple, column: tuple) -> tuple[tuple, None]:
+        reached, member, last = state
+        index, share = column
+        reached = reached + share
+        member = member + (reached <= used).astype(member.dtype)
+        return (reached, member, jnp.where(share > 0, index, last)), None
+
+    start = jnp.zeros(size, jnp.int32)
+    index = jnp.arange(share.shape[0], dtype=jnp.int32)
+    state = (jnp.zeros_like(used), start, start)
+    (_, member, last), _ = jax.lax.scan(add, state, (index, share))
+    return rank.astype(jnp.int32), jnp.minimum(member, last)

@@ -1,0 +1,299 @@
+"""Tiles: groups of models that look alike, scored as a whole before any of their members.
+
+Models are ordered once into tiles of equal size by repeated halving along the direction in which
+their magnitudes differ most (a balanced k-d tree; Friedman, Bentley & Finkel 1977). A tile is a
+Gaussian in magnitudes: a mean, the first principal mode and what it leaves, in which its models
+count by the square root of their prior mass. Then the mass that a star gives to a tile is a
+linear-Gaussian integral in closed form,
+
+    y_b = mu + A q_b + t A r'_b + sum_j z_j a_bj + noise,    y = star - tile mean, z, t ~ N(0, 1),
+
+over the distance modulus mu, A_V, R_V about its mean (t) and the place in the tile (z); the
+parallax is one more term, linear in mu. It costs what one model does. Scores decide where to look
+closer; importance weights make up for them.
+"""
+
+import math
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from brutax.core.star import Stars
+from brutax.priors import Point
+from brutax.solver.objective import ETA_LIMIT, LN_PER_MAG, Scalar
+from brutax.solver.problem import Models, StarPrior, make_models
+from brutax.solver.screen import Magnitudes, magnitudes, start
+from brutax.utils import as_float
+from brutax.utils.math import quick_log_ndtr_diff
+
+TILE = 128  # about the number of models in a tile
+EVEN = 0.5  # power of the prior mass
+GROUPS = (0.1, 0.5, 0.9)  # where a tile is cut, in its mass, into models alike in labels
+MODES = 1  # principal modes of a tile's magnitudes that are kept
+
+
+class Tile(NamedTuple):
+    """One tile, or with a last axis many of them."""
+
+    mag: Float[Array, "band *tile"]  # mean of its models, at 1 kpc
+    red: Float[Array, "band *tile"]
+    dred: Float[Array, "band *tile"]
+    mode: Float[Array, "band mode *tile"]  # principal modes, each one deviation long [mag]
+    rest: Float[Array, "band *tile"]  # variance beside the modes [mag^2]
+    log_prior: Float[Array, "*tile"]  # ln of the prior mass; -inf for a tile without any
+    log_share: Float[
+        Array, "group *tile"
+    ]  # ln of how much of its mass is of models alike in labels
+    labels: dict[str, Float[Array, "group *tile"]]  # their means of what priors look at
+
+
+class TiledModels(eqx.Module):
+    """Models in the order of their tiles, tile k holding models k * size to (k + 1) * size."""
+
+    models: Models
+    tiles: Tile
+    blocks: Float[Array, "tile column member"]  # the same models again, each tile in one piece
+
+    @property
+    def size(self) -> int:
+        """Models in a tile."""
+        return self.blocks.shape[-1]
+
+    def members(self, which: Int[Array, " chosen"]) -> Models:
+        """The models of some tiles, one tile after the other, with the labels priors look at."""
+        table = jax.lax.platform_dependent(self.blocks, which, cpu=_copied, default=_gathered)
+        bands = self.models.mag.shape[0]
+        mag, red, dred = (table[k * bands : (k + 1) * bands] for k in range(3))
+        log_prior, *labels = table[3 * bands :]
+        return Models(
+            mag, red, dred, log_prior, dict(zip(sorted(self.tiles.labels), labels, strict=True))
+        )
+
+
+def _gathered(blocks: Array, which: Array) -> Array:
+    return jnp.moveaxis(blocks[which], 1, 0).reshape(blocks.shape[1], -1)
+
+
+def _copied(blocks: Array, which: Array) -> Array:
+    """The same, piece by piece: XLA's gather for CPUs takes several times as long."""
+    _, columns, size = blocks.shape
+
+    def copy(k: Array, table: Array) -> Array:
+        block = jax.lax.dynamic_index_in_dim(blocks, which[k], 0, keepdims=False)
+        return jax.lax.dynamic_update_slice(table, block, (0, k * size))
+
+    table = jnp.zeros((columns, which.shape[0] * size), blocks.dtype)
+    return jax.lax.fori_loop(0, which.shape[0], copy, table)
+
+
+def tile_order(magnitudes: np.ndarray, size: int = TILE) -> Int[np.ndarray, "tile member"]:
+    """Rows of a table (model, band) in tiles of equal size, a power of two of them.
+
+    Tiles hold `size` rows or somewhat more, up to twice as many; -1 fills what is left over.
+    """
+    count = len(magnitudes)
+    levels = max(math.floor(math.log2(max(count / size, 1.0))), 0)
+    width = math.ceil(count / 2**levels)
+    order = np.full((1, width * 2**levels), -1)
+    order[0, :count] = np.arange(count)
+    table = np.asarray(magnitudes, np.float64)
+    for _ in range(levels):
+        real = order >= 0
+        value = np.where(real[..., None], table[order], 0.0)
+        number = np.maximum(real.sum(axis=1), 1)[:, None]
+        value -= (value.sum(axis=1) / number)[:, None]
+        value *= real[..., None]
+        spread = np.einsum("tkb,tkc->tbc", value, value, optimize=True)
+        axis = np.linalg.eigh(spread)[1][:, :, -1]
+        place = np.einsum("tkb,tb->tk", value, axis, optimize=True)
+        place = np.where(real, place, np.inf)
+        half = order.shape[1] // 2
+        split = np.argpartition(place, half, axis=1)
+        order = np.take_along_axis(order, split, axis=1).reshape(-1, half)
+    return order
+
+
+def tile_models(
+    mag: np.ndarray,
+    red: np.ndarray,
+    dred: np.ndarray,
+    log_prior: np.ndarray,
+    labels: dict[str, np.ndarray],
+    size: int = TILE,
+) -> tuple[TiledModels, Int[np.ndarray, " model"]]:
+    """Lays out tables (model, band) in tiles; also the row of each model, -1 for padding.
+
+    Models without prior mass come last: they are in tiles of their own, as far as possible.
+    """
+    possible = np.isfinite(log_prior)
+    rows = np.flatnonzero(possible)
+    order = tile_order(mag[rows], size)
+    width = order.shape[1]
+    order = np.where(order >= 0, rows[order], -1)
+    apart = np.flatnonzero(~possible)
+    if apart.size:  # they are never drawn, but a table of all models shows them
+        padded = np.pad(apart, (0, -apart.size % width), constant_values=-1)
+        order = np.concatenate([order, padded.reshape(-1, width)])
+    tiles = _describe(order, mag, red, dred, log_prior, labels)
+    flat = order.ravel()
+    log_prior = np.where(flat >= 0, log_prior[flat], -np.inf)
+    table = {name: column[flat] for name, column in labels.items()}
+    models = make_models(mag[flat], red[flat], dred[flat], log_prior, table)
+    seen = [models.labels[name][None] for name in sorted(tiles.labels)]
+    columns = jnp.concatenate([models.mag, models.red, models.dred, models.log_prior[None], *seen])
+    blocks = jnp.moveaxis(columns.reshape(columns.shape[0], -1, width), 1, 0)
+    return TiledModels(models, tiles, blocks), flat
+
+
+def _describe(
+    order: np.ndarray,
+    mag: np.ndarray,
+    red: np.ndarray,
+    dred: np.ndarray,
+    log_prior: np.ndarray,
+    labels: dict[str, np.ndarray],
+) -> Tile:
+    """Mean, principal modes and prior mass of every tile."""
+    log_weight = np.where(order >= 0, log_prior[order], -np.inf)
+    top = np.maximum(log_weight.max(axis=1), -1e300)
+    weight = np.exp(log_weight - top[:, None])
+    total = weight.sum(axis=1)
+    share = weight / np.where(total > 0, total, 1.0)[:, None]
+
+    # the shape of a tile, in which models of little prior mass have a say
+    even = weight**EVEN
+    even = even / np.maximum(even.sum(axis=1), 1e-300)[:, None]
+
+    def mean(table: np.ndarray) -> np.ndarray:
+        return np.einsum("tk,tkb->tb", even, np.asarray(table, np.float64)[order], optimize=True)
+
+    centre = mean(mag)
+    value = (mag[order] - centre[:, None]) * np.sqrt(even)[..., None]
+    cov = np.einsum("tkb,tkc->tbc", value, value, optimize=True)
+    variance, axes = np.linalg.eigh(cov)
+    modes = min(MODES, variance.shape[1])
+    long = np.sqrt(np.maximum(variance[:, -modes:], 0.0))
+    mode = axes[:, :, -modes:] * long[:, None, :]
+    rest = np.maximum(np.einsum("tbb->tb", cov) - np.sum(mode**2, axis=2), 0.0)
+    with np.errstate(divide="ignore"):
+        log_mass = np.where(total > 0, top + np.log(total), -np.inf)
+    known = {name: labels[name] for name in Point._fields if name in labels}
+    log_share, known = _grouped(share, {name: known[name][order] for name in sorted(known)})
+    return Tile(
+        mag=as_float(centre.T),
+        red=as_float(mean(red).T),
+        dred=as_float(mean(dred).T),
+        mode=as_float(np.moveaxis(mode, 0, -1)),
+        rest=as_float(rest.T),
+        log_prior=as_float(log_mass),
+        log_share=as_float(log_share),
+        labels={name: as_float(column) for name, column in known.items()},
+    )
+
+
+def _grouped(
+    share: np.ndarray, labels: dict[str, np.ndarray]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Cuts tiles (tile, member) along the main direction of their labels, at GROUPS of their mass.
+
+    A prior averaged over the groups sees a minority (old and metal-poor, say) that it favours.
+    """
+    if not labels:
+        return np.zeros((1, len(share))), {}
+    table = np.stack([np.asarray(column, np.float64) for column in labels.values()], axis=-1)
+    table = (table - table.mean(axis=(0, 1))) / np.maximum(table.std(axis=(0, 1)), 1e-12)
+    off = table - np.einsum("tk,tkl->tl", share, table)[:, None]
+    axis = np.linalg.eigh(np.einsum("tk,tkl,tkm->tlm", share, off, off, optimize=True))[1]
+    place = np.argsort(np.einsum("tkl,tl->tk", off, axis[:, :, -1]), axis=1, kind="stable")
+    ordered = np.take_along_axis(share, place, axis=1)
+    group = np.searchsorted(GROUPS, np.cumsum(ordered, axis=1) - 0.5 * ordered)
+    part = np.stack([ordered * (group == g) for g in range(len(GROUPS) + 1)])
+    mass = part.sum(axis=2)
+    part = np.where(mass[..., None] > 0, part / np.where(mass > 0, mass, 1.0)[..., None], ordered)
+    means = {
+        name: np.einsum("gtk,tk->gt", part, np.take_along_axis(column, place, axis=1))
+        for name, column in labels.items()
+    }
+    with np.errstate(divide="ignore"):
+        return np.log(mass), means
+
+
+def score_tiles(star: Stars, tiles: Tile, prior: StarPrior) -> Float[Array, " tile"]:
+    """Log of the mass that a star gives to each tile, but for a constant of the star."""
+    axes = jax.tree.map(lambda leaf: leaf.ndim - 1, tiles)
+    seen = magnitudes(star)
+    return jax.vmap(lambda tile: _score_tile(star, seen, tile, prior), in_axes=(axes,))(tiles)
+
+
+def _score_tile(star: Stars, seen: Magnitudes, tile: Tile, prior: StarPrior) -> Scalar:
+    """The integral of the Gaussian of one tile, and the other priors at its peak."""
+    model = Models(tile.mag, tile.red, tile.dred, tile.log_prior, {})
+    first = start(star, model, prior, seen)
+    mean_rv, inv_rv = prior.rv.moments()
+    mean_av, inv_av = prior.av.moments(jnp.exp(first.eta))
+    low, high = prior.av.low, prior.av.high
+    spread_rv = 1.0 / jnp.maximum(inv_rv, 1.0 / (high - low))
+
+    # centred on the first solution: unknowns are small, and chi-square does not cancel
+    columns, rest, weights = [], [], []
+    for band in range(star.weight.shape[-1]):
+        q = tile.red[band] + first.rv * tile.dred[band]
+        apparent = tile.mag[band] + first.av * q + 2.0 * first.eta / LN_PER_MAG
+        columns.append(
+            [*tile.mode[band], first.av * tile.dred[band] * spread_rv, jnp.ones_like(q), q]
+        )
+        rest.append(jnp.where(seen.weight[band] > 0, seen.mag[band] - apparent, 0.0))
+        weights.append(seen.weight[band] / (1.0 + seen.weight[band] * tile.rest[band]))
+    count = len(columns[0])
+    # beside the bands: modes and R_V are standard normal; the parallax, linear in the modulus; A_V
+    weak = 12.0 / (high - low) ** 2
+    plx = jnp.exp(-first.eta)
+    plx_slope = -0.5 * LN_PER_MAG * plx * star.parallax_weight
+    plx_off = star.parallax_weight * (star.parallax - plx)
+    off_av = mean_av - first.av
+    precision = [1.0] * (count - 2) + [plx_slope**2 + 1e-6, inv_av**2 + weak]
+    pull = [0.0] * (count - 2) + [plx_slope * plx_off, inv_av**2 * off_av]
+    matrix = [[jnp.zeros_like(first.eta)] * count for _ in range(count)]
+    vector = [jnp.zeros_like(first.eta)] * count
+    chi2 = plx_off**2 + (inv_av * off_av) ** 2
+    for w, row, y in zip(weights, columns, rest):
+        chi2 = chi2 + w * y**2
+        for i in range(count):
+            vector[i] = vector[i] + w * row[i] * y
+            for j in range(i, count):
+                matrix[i][j] = matrix[i][j] + w * row[i] * row[j]
+    for i in range(count):
+        matrix[i][i] = matrix[i][i] + precision[i]
+        vector[i] = vector[i] + pull[i]
+    log_det = jnp.zeros_like(first.eta)
+    for k in range(count - 1):  # eliminate all but A_V
+        pivot = matrix[k][k]
+        log_det = log_det + jnp.log(pivot)
+        chi2 = chi2 - vector[k] ** 2 / pivot
+        for i in range(k + 1, count):
+            ratio = matrix[k][i] / pivot
+            vector[i] = vector[i] - ratio * vector[k]
+            for j in range(i, count):
+                matrix[i][j] = matrix[i][j] - ratio * matrix[k][j]
+    last = jnp.maximum(matrix[-1][-1], weak)
+    d_av = vector[-1] / last
+    chi2 = chi2 - d_av * vector[-1]
+    noise = sum(jnp.log1p(s * w) for s, w in zip(tile.rest, seen.weight))
+    log_det = log_det + jnp.log(last) + noise
+    scale, peak = jnp.sqrt(last), first.av + d_av
+    inside = quick_log_ndtr_diff((low - peak) * scale, (high - peak) * scale)
+
+    # the Galaxy at the peak within the range of A_V
+    here = jnp.clip(peak, low, high) - first.av
+    shift = (vector[-2] - matrix[-2][-1] * here) / matrix[-2][-2]
+    eta = jnp.clip(first.eta + 0.5 * LN_PER_MAG * shift, -ETA_LIMIT, ETA_LIMIT)
+    place = {"dist": jnp.exp(eta), "ell": star.ell, "b": star.b}
+    galaxy = jax.vmap(lambda labels: prior.distance.log_prob(Point(**labels)._replace(**place)))
+    density = galaxy(tile.labels) if tile.labels else prior.distance.log_prob(Point(**place))
+    density = jax.nn.logsumexp(density + tile.log_share)
+    score = tile.log_prior - 0.5 * (chi2 + log_det) + inside + density + eta
+    return jnp.where(jnp.isfinite(score), score, -jnp.inf)
