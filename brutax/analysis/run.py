@@ -336,8 +336,8 @@ class Runner:
                         written = time.monotonic()
                     yield rows.size
             finally:
-                flush()  # interrupted: what is computed is kept
                 pool.shutdown(wait=False, cancel_futures=True)
+                flush()  # interrupted: what is computed is kept
 
     def _fit(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Result arrays of a batch, after as many rounds as its stars need."""
