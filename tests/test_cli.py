@@ -67,6 +67,28 @@ def test_fit_writes_posteriors_summary_and_figure(files):
     assert (files.folder / "dust.png").stat().st_size > 10_000
 
 
+def test_fit_without_draws(files, tmp_path, capsys):
+    output, summary = tmp_path / "none.h5", tmp_path / "summary.csv"
+    arguments = (*files.fit, "-o", str(output), "--draws", "0", "--summary", str(summary))
+    assert main(arguments) == 0
+    capsys.readouterr()
+    assert main(["info", str(output)]) == 0
+    assert "no draws: summaries only" in capsys.readouterr().out
+    assert np.allclose(
+        Table.read(summary)["dist_median"], brutax.load(files.output).table()["dist_median"]
+    )
+
+
+def test_fit_in_half_precision(files, tmp_path, capsys):
+    output = tmp_path / "half.h5"
+    assert main([*files.fit, "-o", str(output), "--draw-dtype", "float16"]) == 0
+    capsys.readouterr()
+    assert main(["info", str(output)]) == 0
+    assert "50 draws per star, distance, A_V and R_V in half" in capsys.readouterr().out
+    single, half = (brutax.load(path)["av_samples"] for path in (files.output, output))
+    assert np.allclose(single, half, rtol=2.0**-11, atol=1e-6) and (single != half).any()
+
+
 def test_fit_is_that_of_the_library(files):
     result = brutax.fit(
         files.stars, files.grid, method="fast", batch_size=8, n_draws=50, verbose=False
@@ -171,7 +193,9 @@ def test_refuses_to_mix_two_fits(files, capsys):
         (["--avlim=-1,3"], ["negative extinction"]),
         (["--rvlim", "4,4"], ["rvlim", "increasing"]),
         (["--av-gauss", "1,0"], ["av_gauss", "positive deviation"]),
-        (["--n-draws", "0"], ["n_draws"]),
+        (["--n-draws", "-1"], ["n_draws"]),
+        (["--draws", "0", "--figure", "x.png"], ["--figure", "--n-draws 0"]),
+        (["--draw-dtype", "float8"], ["--draw-dtype", "float16"]),
         (["--batch-size", "0"], ["batch_size"]),
         (["--method", "magic"], ["--method", "magic", "reference"]),
         (["--error-floor", "-1"], ["error_floor"]),

@@ -224,7 +224,7 @@ def test_models_of_unknown_age_are_left_out(small_grid, small_stars):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"n_draws": 0}, {"n_samples": 3}, {"batch_size": 0}, {"method": "magic"}, {"seed": -1}],
+    [{"n_draws": -1}, {"n_samples": 3}, {"batch_size": 0}, {"method": "magic"}, {"seed": -1}],
 )
 def test_options_are_checked(wrong):
     with pytest.raises(ValueError):

@@ -1,12 +1,16 @@
 """Posterior files: durable, resumable, and clear about what is wrong with them."""
 
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
 
+from brutax import plotting
 from brutax.analysis import BruteForce, Options, Output, Priors
-from brutax.catalog import FitResult, PosteriorStore, StoreError
+from brutax.catalog import FitResult, PosteriorStore, StoreError, make_catalog
 from brutax.catalog import store as store_module
+from brutax.catalog.store import PER_DRAW
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +202,99 @@ def test_without_draws_only_summaries_are_kept(small_grid, small_stars, tmp_path
     assert "samps_dist" not in list(result) and np.isfinite(result["summary_mean"]).all()
     with pytest.raises(StoreError, match="without draws"):
         result.draws(0)
+
+
+def test_summaries_only(fitted, small_grid, small_stars, tmp_path):
+    """Without draws the summaries are those of any other number of draws, bit for bit."""
+    none = Options(n_draws=0)
+    path = fit(small_grid, small_stars, tmp_path / "none.h5", none)
+    memory = fit(small_grid, small_stars, None, none)
+    whole, kept = datasets(fitted), datasets(path)
+    assert kept.keys() == {k for k in whole if k not in PER_DRAW and not k.startswith("models/")}
+    for name in kept:
+        np.testing.assert_array_equal(kept[name], whole[name], err_msg=name)
+    assert kept.keys() - {"done"} == set(memory)
+    assert Path(path).stat().st_size < 0.1 * fitted.stat().st_size
+    result = FitResult.load(path)
+    everything = FitResult.load(fitted).table()
+    assert (result.table()["dist_median"] == everything["dist_median"]).all()
+    assert "dist_samples" not in result and "samps_dist" not in result and "status" in result
+    again = FitResult.load(result.save(tmp_path / "again.h5"))
+    assert set(again) == set(result)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda result: result.draws(0),
+        lambda result: result["dist_samples"],
+        lambda result: result["mini_samples"],
+        lambda result: result["samps_red"],
+        lambda result: result.to_arviz(0),
+        lambda result: plotting.corner(result),
+        lambda result: plotting.distance_extinction(result),
+        lambda result: plotting.truth_ranks(result, {"true_dist": np.ones(3)}, "dist"),
+    ],
+)
+def test_draws_that_were_not_kept_are_asked_for(small_grid, small_stars, asked):
+    result = fit(small_grid, small_stars.select(np.arange(3)), None, Options(n_draws=0))
+    with pytest.raises(StoreError, match=r"without draws \(n_draws=0\)"):
+        asked(result)
+
+
+def test_half_precision_is_the_nearest(fitted, small_grid, small_stars, tmp_path):
+    path = fit(small_grid, small_stars, tmp_path / "half.h5", draw_dtype="float16")
+    whole, half = datasets(fitted), datasets(path)
+    assert half.keys() == whole.keys()
+    for name in whole:
+        rounded = name in ("samps_dist", "samps_red", "samps_dred")
+        expected = whole[name].astype(np.float16) if rounded else whole[name]
+        assert half[name].dtype == expected.dtype, name
+        np.testing.assert_array_equal(half[name], expected, err_msg=name)
+    result = FitResult.load(path)
+    draws = result.draws(0)
+    assert draws["dist"].dtype == np.float32
+    np.testing.assert_allclose(draws["dist"], whole["samps_dist"][0], rtol=2.0**-11)
+    again = datasets(result.save(tmp_path / "again.h5"))
+    assert again["samps_dist"].tobytes() == half["samps_dist"].tobytes()
+    memory = fit(small_grid, small_stars, None, draw_dtype="float16")
+    np.testing.assert_array_equal(memory["samps_dist"], result["samps_dist"])
+
+
+def test_what_is_kept_is_part_of_the_fit(fitted, small_grid, small_stars, tmp_path):
+    with pytest.raises(StoreError, match='draw_dtype was "float32", now "float16"'):
+        fit(small_grid, small_stars, fitted, draw_dtype="float16")
+    some = small_stars.select(np.arange(2))
+    path = fit(small_grid, some, tmp_path / "half.h5", draw_dtype="float16")
+    fit(small_grid, some, path, draw_dtype="float16")
+    with pytest.raises(StoreError, match='draw_dtype was "float16", now "float32"'):
+        fit(small_grid, some, path)
+    with pytest.raises(ValueError, match="float32 or float16"):
+        Output(draw_dtype="float8")
+
+
+def test_files_of_before_are_continued(fitted, small_grid, small_stars):
+    """A fingerprint says nothing of the type of draws where that is single precision."""
+    assert "draw_dtype" not in FitResult.load(fitted).attrs["fingerprint"]
+    assert fit(small_grid, small_stars, fitted, draw_dtype="float32") == str(fitted)
+
+
+def test_draws_that_half_precision_spoils_are_counted(small_grid, small_stars, caplog):
+    some = small_stars.select(np.arange(3))
+    sharp = make_catalog(
+        some.flux,
+        1e-3 * some.flux,
+        some.bands,
+        parallax=some.parallax,
+        parallax_err=np.full(3, 2e-3),
+        coords=some.coords,
+        source_id=some.source_id,
+    )
+    with caplog.at_level("WARNING", "brutax"):
+        fit(small_grid, some, None, draw_dtype="float16")
+        assert not caplog.messages
+        fit(small_grid, sharp, None, draw_dtype="float16")
+    assert "draws of 3 stars" in caplog.text
 
 
 def test_bad_targets_are_named(small_grid, small_stars, tmp_path):

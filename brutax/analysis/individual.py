@@ -137,6 +137,7 @@ class BruteForce:
         seed: int = 0,
         method: str = "auto",
         batch_size: int = 32,
+        draw_dtype: str = "float32",
         overwrite: bool = False,
     ) -> str | FitResult:
         """The posterior of one star or of many.
@@ -170,7 +171,8 @@ class BruteForce:
             Keys come from (`seed`, source id); `rstate` (RandomState or Generator) may give the
             seed. `method`: "auto" (fast, with more effort where the draws are worth too
             little), "fast", or "reference" (every model that matters refined).
-            `Ndraws`/`n_samples` equal-weight draws are kept.
+            `Ndraws`/`n_samples` equal-weight draws are kept, with `Ndraws=0` summaries only;
+            `draw_dtype` as in `brutax.fit`.
 
         `Nmc_prior`, `wt_thresh`, `cdf_thresh`, `ltol`, `ltol_subthresh`, `logl_initthresh`,
         `mem_lim`, `max_models`, `subsample_mode`, `running_io` set the approximations or the
@@ -234,6 +236,7 @@ class BruteForce:
             overwrite=overwrite,
             labels=data_labels,
             save_draws=save_dar_draws,
+            draw_dtype=draw_dtype,
             single=np.ndim(data) == 1,
             verbose=self.verbose if verbose is None else verbose,
         )
@@ -291,9 +294,11 @@ class BruteForce:
 
 
 def _draws(ndraws: int, n_samples: int | None) -> int:
-    value = ndraws if n_samples is None else n_samples
-    if int(value) != value or value < 1:
-        raise ValueError(f"the number of draws must be a whole number above 0, got {value}")
+    value, least = (ndraws, 0) if n_samples is None else (n_samples, 1)
+    if int(value) != value or value < least:
+        raise ValueError(
+            f"the number of draws must be a whole number of at least {least}, got {value}"
+        )
     return int(value)
 
 

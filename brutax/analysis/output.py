@@ -18,9 +18,9 @@ import jax
 import numpy as np
 
 from brutax.analysis.custom import trial_values
-from brutax.analysis.run import Options, Runner
+from brutax.analysis.run import Options, Rows, Runner
 from brutax.catalog import Catalog, FitResult, PosteriorStore, StoreError, digest
-from brutax.catalog.store import FINGERPRINT
+from brutax.catalog.store import DRAW_DTYPES, FINGERPRINT, HALF, OPTIONAL, fields
 from brutax.core import StarGrid, Status
 from brutax.priors import AbstractPrior
 from brutax.solver import QUANTILES, StarPrior, parameter_names
@@ -28,6 +28,7 @@ from brutax.solver import QUANTILES, StarPrior, parameter_names
 log = logging.getLogger("brutax")
 
 SOLVER = 2  # goes up where the same call gives other draws: files of both are not mixed
+COARSE = 0.1  # sigma: rounding of draws beyond which a user is told (it adds 0.5 % to sigma)
 Progress = Callable[[Iterator[int], int, int], Iterable[int]]
 
 
@@ -39,10 +40,22 @@ class Output:
     overwrite: bool = False  # replace an existing file instead of going on with it
     labels: Any = None  # stored beside the posteriors
     save_draws: bool = True
+    draw_dtype: str = "float32"  # or "float16": of the draws of distance, A_V and R_V
     single: bool = False  # one star, given without a leading axis
     verbose: bool = True
     progress: Progress | None = None  # (finished counts, total, already done) -> the same, shown
     attrs: dict[str, Any] = field(default_factory=dict)  # more provenance
+
+    def __post_init__(self) -> None:
+        if self.draw_dtype not in DRAW_DTYPES:
+            raise ValueError(
+                f"draw_dtype must be {' or '.join(DRAW_DTYPES)}, got {self.draw_dtype!r}"
+            )
+
+    def kept(self) -> dict[str, Any]:
+        """What a fingerprint says of what is kept."""
+        settings = {"save_draws": self.save_draws, "draw_dtype": self.draw_dtype}
+        return {k: v for k, v in settings.items() if k not in OPTIONAL or v != OPTIONAL[k]}
 
 
 def describe(
@@ -105,6 +118,7 @@ def write_out(
     """Runs a fit into a file (returns its path) or into memory (returns a `FitResult`)."""
     catalog = runner.catalog
     attrs = provenance(catalog) | output.attrs | {"single": output.single}
+    fingerprint = fingerprint | output.kept()
     ids = labels = _storable(catalog.source_id)
     if output.labels is not None:
         labels = _storable(np.atleast_1d(np.asarray(output.labels)))
@@ -114,7 +128,7 @@ def write_out(
         )
     path = posterior_path(output.path)
     if path.exists() and not output.overwrite:
-        store = PosteriorStore.resume(path, fingerprint | {"save_draws": output.save_draws})
+        store = PosteriorStore.resume(path, fingerprint)
     else:
         store = PosteriorStore.create(
             path,
@@ -122,21 +136,66 @@ def write_out(
             n_draws=runner.options.n_draws,
             parameters=parameter_names(runner.grid.models),
             levels=QUANTILES,
-            fingerprint=fingerprint | {"save_draws": output.save_draws},
+            fingerprint=fingerprint,
             attrs=attrs,
             labels=labels,
             models=grid.label_table,
             save_draws=output.save_draws,
+            draw_dtype=output.draw_dtype,
         )
     with store:
         todo = store.todo()
         done = len(catalog) - todo.size
         if done:
             log.info("%s: %d of %d stars are done, going on", path, done, len(catalog))
-        with closing(runner.run(todo, store.append)) as counts:  # interrupted, it writes the rest
+        keeper = _Keeper(runner, output, store.append)
+        with closing(runner.run(todo, keeper)) as counts:  # interrupted, it writes the rest
             for _ in _shown(counts, len(catalog), done, output):
                 pass
+    keeper.warn()
     return str(path)
+
+
+class _Keeper:
+    """Passes on what is kept of finished rows, and counts stars whose draws lose by rounding."""
+
+    def __init__(self, runner: Runner, output: Output, write: Rows) -> None:
+        size = len(parameter_names(runner.grid.models)), len(QUANTILES)
+        self.fields = fields(runner.options.n_draws, *size, output.save_draws, output.draw_dtype)
+        self.half = output.draw_dtype == "float16" and "samps_dist" in self.fields
+        self.write, self.coarse = write, 0
+
+    def __call__(self, rows: np.ndarray, table: dict[str, np.ndarray]) -> None:
+        if self.half:
+            self.coarse += np.count_nonzero(_coarse(table))
+        with np.errstate(over="ignore"):
+            kept = {
+                name: values.astype(self.fields[name].dtype, copy=False)
+                for name, values in table.items()
+                if name in self.fields
+            }
+        self.write(rows, kept)
+
+    def warn(self) -> None:
+        if self.coarse:
+            log.warning(
+                "half precision rounds draws of %d stars by more than %g sigma: "
+                "keep draw_dtype='float32' for stars known as well as these",
+                self.coarse,
+                COARSE,
+            )
+
+
+def _coarse(table: dict[str, np.ndarray]) -> np.ndarray:
+    """Stars whose distance, A_V or R_V half precision rounds by more than `COARSE` sigma, rms."""
+    out = np.zeros(len(table["status"]), bool)
+    for column, name in enumerate(HALF):
+        exact, sigma = table[name], table["summary_std"][:, column]
+        with np.errstate(over="ignore"):
+            error = np.sqrt(np.mean((exact.astype(np.float16) - exact) ** 2, axis=1))
+        varies = sigma > 1e-6 * np.abs(table["summary_mean"][:, column])
+        out |= varies & (error > COARSE * sigma)
+    return out
 
 
 def posterior_path(path: str | os.PathLike) -> Path:
@@ -160,18 +219,17 @@ def _to_memory(
         del rows  # they come in order
         parts.append(table)
 
-    for _ in _shown(runner.run(np.arange(len(catalog)), keep), len(catalog), 0, output):
+    keeper = _Keeper(runner, output, keep)
+    for _ in _shown(runner.run(np.arange(len(catalog)), keeper), len(catalog), 0, output):
         pass
-    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    if not output.save_draws:
-        arrays = {k: v for k, v in arrays.items() if not k.startswith("samps_")}
-    arrays |= ids
-    for name, column in grid.label_table.items():
+    keeper.warn()
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} | ids
+    for name, column in grid.label_table.items() if runner.options.n_draws else ():
         arrays[f"models/{name}"] = column.astype(np.float32)
     attrs = attrs | {
         "parameters": list(parameter_names(runner.grid.models)),
         "quantile_levels": np.asarray(QUANTILES),
-        FINGERPRINT: json.dumps(fingerprint | {"save_draws": output.save_draws}, sort_keys=True),
+        FINGERPRINT: json.dumps(fingerprint, sort_keys=True),
     }
     return FitResult(arrays, attrs, single=output.single)
 

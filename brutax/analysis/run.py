@@ -54,7 +54,7 @@ class Options:
 
     seed: int = 0
     method: str = "auto"
-    n_draws: int = 250  # equal-weight draws kept per star
+    n_draws: int = 250  # equal-weight draws kept per star; 0: summaries only
     n_samples: int = 1024  # weighted draws made in the first round
     min_ess: float = 300.0  # effective draws below which a star gets another round
     batch_size: int = 32
@@ -63,7 +63,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
-        for name, least in (("n_draws", 1), ("n_samples", 64), ("batch_size", 1)):
+        for name, least in (("n_draws", 0), ("n_samples", 64), ("batch_size", 1)):
             value = getattr(self, name)
             if int(value) != value or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
@@ -73,7 +73,8 @@ class Options:
     def ladder(self) -> list[Settings]:
         """Settings of the successive rounds; `survivors=-1` stands for all that count."""
         many = 1 if jax.default_backend() == "cpu" else SIDE_BY_SIDE
-        first = Settings(n_samples=self.n_samples, n_draws=self.n_draws, side_by_side=many)
+        drawn = max(self.n_draws, 1)  # without draws the one made is not kept
+        first = Settings(n_samples=self.n_samples, n_draws=drawn, side_by_side=many)
         more = 4 * self.n_samples
         second = replace(first, n_samples=more, tiles=10**9, survivors=16384, steps=10)
         last = replace(second, tiles=0, survivors=-1, quadrature=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from brutax.catalog.store import FINGERPRINT, PosteriorStore, StoreError, read_arrays
+from brutax.catalog.store import FINGERPRINT, PER_DRAW, PosteriorStore, StoreError, read_arrays
 from brutax.core.star import Status
 
 if TYPE_CHECKING:
@@ -30,8 +30,10 @@ class FitResult:
     Indexed by names, it gives arrays with a leading axis over stars: the datasets of the
     posterior file (`"samps_dist"`, `"obj_log_evid"`, ...), or `"<quantity>_samples"` for
     the draws of a quantity: `dist_samples` [kpc], `av_samples` [mag], `rv_samples`, and any label
-    of the grid (`mini_samples`, `loga_samples`, ...). The result of a single star given
-    without a leading axis has none here either.
+    of the grid (`mini_samples`, `loga_samples`, ...). Draws kept in half precision come out in
+    single, so that what is computed from them loses no more. Where draws were not kept, asking
+    for them raises `StoreError`. The result of a single star given without a leading axis has
+    none here either.
     """
 
     def __init__(
@@ -70,17 +72,19 @@ class FitResult:
         if path.exists() and not overwrite:
             raise StoreError(f"{path} exists; choose another name or overwrite=True")
         own = {"parameters", "quantile_levels", "format", FINGERPRINT, "unfinished"}
+        save_draws = "samps_dist" in self._arrays
         store = PosteriorStore.create(
             path,
             source_id=self._arrays["source_id"],
             labels=self._arrays["labels"],
-            n_draws=self._arrays["model_idx"].shape[1],
+            n_draws=self._arrays["model_idx"].shape[1] if "model_idx" in self._arrays else 0,
             parameters=self.parameters,
             levels=self.levels,
             fingerprint=json.loads(self.attrs[FINGERPRINT]),
             attrs={k: v for k, v in self.attrs.items() if k not in own} | {"single": self.single},
             models=self._models(),
-            save_draws="samps_dist" in self._arrays,
+            save_draws=save_draws,
+            draw_dtype=self._arrays["samps_dist"].dtype.name if save_draws else "float32",
         )
         with store:
             store.append(np.arange(len(self)), self._arrays)
@@ -120,23 +124,34 @@ class FitResult:
     def __contains__(self, name: object) -> bool:
         try:
             self._resolve(str(name))
-        except KeyError:
+        except (KeyError, StoreError):
             return False
         return True
 
     def _resolve(self, name: str) -> np.ndarray:
         if name in self._arrays:
-            return self._arrays[name]
+            array = self._arrays[name]
+            return array.astype(np.float32) if array.dtype == np.float16 else array
         if name.endswith("_samples"):
             quantity = name.removesuffix("_samples")
             if ALIASES.get(quantity) in self._arrays:
-                return self._arrays[ALIASES[quantity]]
+                return self._resolve(ALIASES[quantity])
             if f"models/{quantity}" in self._arrays:
                 index = self._arrays["model_idx"]
                 values = self._arrays[f"models/{quantity}"][np.maximum(index, 0)]
                 return np.where(index >= 0, values, np.float32(0))
+        known = PER_DRAW | {f"{quantity}_samples" for quantity in (*ALIASES, *self.parameters)}
+        if name in known and "samps_dist" not in self._arrays:
+            raise self._no_draws(name)
         draws = [f"{k}_samples" for k in (*ALIASES, *self._models())]
         raise KeyError(f"no '{name}'; there are {', '.join([*self._arrays, *draws])}")
+
+    def _no_draws(self, what: str) -> StoreError:
+        reason = "save_draws=False" if "model_idx" in self._arrays else "n_draws=0"
+        return StoreError(
+            f"no {what}: this result was saved without draws ({reason}); its summaries are in "
+            "table()"
+        )
 
     def __getitem__(self, name: str) -> Any:
         array = self._resolve(name)
@@ -145,10 +160,10 @@ class FitResult:
     def draws(self, index: int = 0) -> dict[str, np.ndarray]:
         """Equal-weight draws of one star: dist [kpc], av [mag], rv, and the grid's labels.
 
-        Raises `StoreError` if the file was written without draws.
+        Raises `StoreError` if the result was saved without draws.
         """
         if "samps_dist" not in self._arrays:
-            raise StoreError("this result was saved without draws (save_dar_draws=False)")
+            raise self._no_draws("draws")
         names = ["dist", "av", "rv", *self._models(), "log_post", "weight"]
         out = {name: self._resolve(f"{name}_samples")[index] for name in names}
         return out | {"model": self._arrays["model_idx"][index]}
@@ -203,7 +218,8 @@ class FitResult:
     def to_arviz(self, index: int | None = None) -> Any:
         """ArviZ data of one star, or of all (then with a `star` dimension): one chain of draws.
 
-        Works with ArviZ before and after 1.0; raises `ImportError` naming the extra without it.
+        Works with ArviZ before and after 1.0; raises `ImportError` naming the extra without it,
+        `StoreError` if the result was saved without draws.
         """
         try:
             import arviz

@@ -19,7 +19,10 @@ import numpy as np
 
 FORMAT = 1  # of the file
 FINGERPRINT = "fingerprint"  # root attribute: everything that the numbers depend on
+OPTIONAL = {"draw_dtype": "float32"}  # what a fingerprint may leave out, and means then
 MIN_FREE = 64 * 2**20  # bytes to leave on the disk
+HALF = ("samps_dist", "samps_red", "samps_dred")  # draws that may be kept in half precision
+DRAW_DTYPES = {"float32": "f4", "float16": "f2"}
 
 
 class StoreError(ValueError):
@@ -36,9 +39,15 @@ class Field:
     what: str
 
 
-def fields(n_draws: int, n_parameters: int, n_levels: int, save_draws: bool) -> dict[str, Field]:
-    """The datasets of a posterior file."""
-    draw = (n_draws,)
+def fields(
+    n_draws: int,
+    n_parameters: int,
+    n_levels: int,
+    save_draws: bool,
+    draw_dtype: str = "float32",
+) -> dict[str, Field]:
+    """The datasets of a posterior file; without draws only those of whole stars."""
+    draw, kind = (n_draws,), DRAW_DTYPES[draw_dtype]
     table = {
         "model_idx": Field(draw, "i4", -99, "row of the grid that the draw comes from"),
         "ml_scale": Field(draw, "f4", 1, "dist^-2 [kpc^-2] at that model's optimum"),
@@ -53,12 +62,14 @@ def fields(n_draws: int, n_parameters: int, n_levels: int, save_draws: bool) -> 
     }
     if save_draws:
         table |= {
-            "samps_dist": Field(draw, "f4", 1, "distance [kpc]"),
-            "samps_red": Field(draw, "f4", 1, "A_V [mag]"),
-            "samps_dred": Field(draw, "f4", 1, "R_V"),
+            "samps_dist": Field(draw, kind, 1, "distance [kpc]"),
+            "samps_red": Field(draw, kind, 1, "A_V [mag]"),
+            "samps_dred": Field(draw, kind, 1, "R_V"),
             "samps_logp": Field(draw, "f4", 1, "ln posterior density of the draw"),
             "samps_weight": Field(draw, "f4", 0, "weight of the draw; sums to one"),
         }
+    if n_draws == 0:
+        table = {name: field for name, field in table.items() if field.shape[:1] != draw}
     summary = (n_parameters,)
     return table | {
         "status": Field((), "i4", 0, "sum of flags, see attribute `flags`"),
@@ -72,6 +83,9 @@ def fields(n_draws: int, n_parameters: int, n_levels: int, save_draws: bool) -> 
         "summary_mean": Field(summary, "f4", 0, "of the weighted draws"),
         "summary_std": Field(summary, "f4", 0, "of the weighted draws"),
     }
+
+
+PER_DRAW = fields(1, 1, 1, True).keys() - fields(0, 1, 1, True).keys()
 
 
 def digest(*arrays: Any) -> str:
@@ -145,15 +159,16 @@ class PosteriorStore:
         labels: np.ndarray | None = None,
         models: Mapping[str, np.ndarray] | None = None,
         save_draws: bool = True,
+        draw_dtype: str = "float32",
     ) -> "PosteriorStore":
         """Makes the file, in place of an older posterior file, once it is complete in structure.
 
         `fingerprint` holds what the numbers depend on (as JSON); `attrs` holds what is good to
-        know besides; `models` the labels of the grid's rows, so that the file stands alone.
+        know besides; `models` the labels of the grid's rows, so that draws stand alone.
         """
         path = Path(path)
         n_stars = len(source_id)
-        table = fields(n_draws, len(parameters), len(levels), save_draws)
+        table = fields(n_draws, len(parameters), len(levels), save_draws, draw_dtype)
         _check_target(path, n_stars * sum(_bytes(field) for field in table.values()))
         if path.exists():
             check_ours(path)
@@ -167,7 +182,7 @@ class PosteriorStore:
                 _allocate(file, "done", (n_stars,), "u1")
                 file.create_dataset("source_id", data=source_id)
                 file.create_dataset("labels", data=source_id if labels is None else labels)
-                for name, column in (models or {}).items():
+                for name, column in (models or {}).items() if n_draws else ():
                     # as it is: packing the labels of a large grid takes longer than a small fit
                     file.create_dataset(f"models/{name}", data=column.astype(np.float32))
                 file.attrs["format"] = FORMAT
@@ -198,7 +213,7 @@ class PosteriorStore:
         except (OSError, RuntimeError, json.JSONDecodeError):
             store.close()
             raise StoreError(f"{path} is damaged; delete it or choose another output") from None
-        wanted = json.loads(json.dumps(dict(fingerprint)))
+        known, wanted = OPTIONAL | known, OPTIONAL | json.loads(json.dumps(dict(fingerprint)))
         differ = [key for key in sorted({*known, *wanted}) if known.get(key) != wanted.get(key)]
         if differ:
             store.close()
@@ -284,7 +299,9 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
             attrs = dict(file.attrs)
         except (OSError, RuntimeError, KeyError) as error:
             raise StoreError(f"{path} is damaged: {error}".splitlines()[0]) from error
-        lacking = {"status", "source_id", "model_idx", "summary_mean"} - arrays.keys()
+        lacking = {"status", "source_id", "summary_mean"} - arrays.keys()
+        if "samps_dist" in arrays:
+            lacking |= {"model_idx"} - arrays.keys()
         if lacking or not {"parameters", "quantile_levels"} <= attrs.keys():
             raise StoreError(
                 f"{path} is damaged: it lacks {', '.join(sorted(lacking)) or 'attributes'}"

@@ -72,7 +72,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rv-gauss", type=pair, default=(3.32, 0.18), metavar="MEAN,STD", help="[3.32,0.18]")
 
     add = parser.add_argument_group("the computation").add_argument
-    add("--n-draws", type=int, default=250, metavar="N", help="draws kept per star [250]")
+    add(
+        "--n-draws",
+        "--draws",
+        type=int,
+        default=250,
+        metavar="N",
+        help="draws kept per star; 0: summaries only [250]",
+    )
+    add(
+        "--draw-dtype",
+        default="float32",
+        choices=("float32", "float16"),
+        help="float16 keeps distance, A_V and R_V of draws to one part in 2048 [float32]",
+    )
     add("--seed", type=int, default=0, metavar="N", help="same seed, same draws [0]")
     add("--method", default="auto", choices=("auto", "fast", "reference"), help="[auto]")
     add("--batch-size", type=int, default=32, metavar="N", help="stars at once, per core [32]")
@@ -83,6 +96,8 @@ def run(args: argparse.Namespace) -> None:
     summary, figure = writable(args.summary, "--summary"), writable(args.figure, "--figure")
     check_format(summary)
     if figure is not None:
+        if args.n_draws == 0:
+            raise UsageError("--figure shows draws, and --n-draws 0 keeps none; leave one out")
         check_figure(figure)
     if args.float64:
         jax.config.update("jax_enable_x64", True)
@@ -105,6 +120,7 @@ def run(args: argparse.Namespace) -> None:
         stars,
         grid,
         n_draws=args.n_draws,
+        draw_dtype=args.draw_dtype,
         seed=args.seed,
         method=args.method,
         batch_size=args.batch_size,

@@ -96,18 +96,17 @@ def grid_lines(
 def _posterior(path: Path, args: argparse.Namespace) -> list[str]:
     with h5py.File(path, "r") as file:
         attrs: dict[str, Any] = dict(file.attrs)
-        datasets: dict[str, Any] = {name: file[name] for name in ("done", "status", "model_idx")}
+        datasets: dict[str, Any] = {name: file[name] for name in ("done", "status")}
         done = datasets["done"][:].astype(bool)
         status = datasets["status"][:][done]
-        n_draws = datasets["model_idx"].shape[1]
-        kept = "samps_dist" in file
+        kept = _kept(file)
     known = json.loads(attrs[FINGERPRINT])
     unfinished = int(np.count_nonzero(~done))
     lines = [
         f"  posteriors of {done.size:,} stars, {report.size(path.stat().st_size)}",
         f"  {report.fitted(status):,} fitted"
         + (f", {unfinished:,} not finished: run the fit again to continue" if unfinished else ""),
-        f"  {n_draws} draws per star" + ("" if kept else " (models only)"),
+        f"  {kept}",
         *report.flag_lines(status),
         "  summarised quantities",
         *_wrapped([_text(name) for name in attrs["parameters"]]),
@@ -122,6 +121,19 @@ def _posterior(path: Path, args: argparse.Namespace) -> list[str]:
     if notes:
         lines += ["  how the stars were read", *(f"    {note}" for note in notes.split("\n"))]
     return lines
+
+
+def _kept(file: h5py.File) -> str:
+    """What a file keeps of the draws of its stars, in words."""
+    models: Any
+    draws: Any
+    models, draws = file.get("model_idx"), file.get("samps_dist")
+    if models is None:
+        return "no draws: summaries only"
+    kind = " (models only)" if draws is None else ""
+    if draws is not None and draws.dtype == np.float16:
+        kind = ", distance, A_V and R_V in half precision"
+    return f"{models.shape[1]} draws per star{kind}"
 
 
 def _table(path: Path, args: argparse.Namespace) -> list[str]:
