@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import resource
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ def parser(doc: str, *, peer: bool = False) -> argparse.ArgumentParser:
     """Arguments that every benchmark has: the data, and the peer's Python if it needs one."""
     out = argparse.ArgumentParser(description=doc.strip().splitlines()[0])
     default = os.environ.get("BRUTAX_SHARED_DATA")
+    out.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)  # see `in_own_process`
     out.add_argument(
         "--shared",
         type=Path,
@@ -85,18 +87,43 @@ def peak_rss_mb() -> float:
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def _plain(value: Any) -> Any:
+def in_own_process(script: str, case: Mapping[str, Any], **environment: str) -> dict[str, Any]:
+    """What a script says of a case (`answer`) in a process of its own: so is its memory."""
+    done = subprocess.run(
+        [sys.executable, script, "--case", json.dumps(plain(case))],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        sys.exit(f"{Path(script).name} failed with {dict(case)}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def answer(values: Mapping[str, Any]) -> None:
+    """Prints the results of a case for the process that asked."""
+    print(json.dumps(plain(values)))
+
+
+def known(name: str) -> dict[str, Any]:
+    """The record of an earlier run, empty if there is none."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it, numbers with six digits."""
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value.name if isinstance(value, Path) else value
+        return [plain(v) for v in value]
+    return value.name if isinstance(value, Path) else value  # folders differ between machines
 
 
 def write(name: str, settings: Mapping[str, Any], results: Mapping[str, Any]) -> Path:
@@ -107,8 +134,8 @@ def write(name: str, settings: Mapping[str, Any], results: Mapping[str, Any]) ->
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device(),
         "versions": versions(),
-        "settings": _plain(settings),
-        "results": _plain(results),
+        "settings": plain(settings),
+        "results": plain(results),
     }
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
