@@ -176,6 +176,12 @@ def test_a_result_keeps_its_own_draws(small_grid, small_stars, tmp_path):
         first.save(path)
 
 
+def test_a_loaded_result_takes_no_memory_until_it_is_used(fitted):
+    arrays = FitResult.load(fitted)._arrays
+    for name in ("samps_dist", "ml_cov_sar", "summary_mean", "models/mini"):
+        assert isinstance(arrays[name].base, np.memmap) and not arrays[name].flags.writeable, name
+
+
 def test_damage_is_named(fitted, tmp_path, small_grid, small_stars):
     path = tmp_path / "d.h5"
     path.write_bytes(fitted.read_bytes())

@@ -46,8 +46,8 @@ class FitResult:
 
     @classmethod
     def load(cls, path: str | Path) -> "FitResult":
-        """Reads a posterior file; unfinished rows are left out, and `attrs["unfinished"]` says
-        how many there were.
+        """Opens a posterior file; unfinished rows are left out, and `attrs["unfinished"]` says
+        how many there were. Numbers are read when they are looked at, and cannot be changed.
 
         Raises `StoreError` if the file is missing, damaged, or not a posterior file.
         """
@@ -55,7 +55,7 @@ class FitResult:
         done = arrays.pop("done").astype(bool)
         n_stars = done.size
         arrays = {
-            name: array if name.startswith("models/") else array[done]
+            name: array if name.startswith("models/") or done.all() else array[done]
             for name, array in arrays.items()
         }
         attrs["unfinished"] = int(n_stars - done.sum())
@@ -128,16 +128,18 @@ class FitResult:
             return False
         return True
 
-    def _resolve(self, name: str) -> np.ndarray:
+    def _resolve(self, name: str, rows: Any = slice(None)) -> np.ndarray:
+        """An array by any of its names, of some stars."""
         if name in self._arrays:
             array = self._arrays[name]
+            array = array if name.startswith("models/") else array[rows]
             return array.astype(np.float32) if array.dtype == np.float16 else array
         if name.endswith("_samples"):
             quantity = name.removesuffix("_samples")
             if ALIASES.get(quantity) in self._arrays:
-                return self._resolve(ALIASES[quantity])
+                return self._resolve(ALIASES[quantity], rows)
             if f"models/{quantity}" in self._arrays:
-                index = self._arrays["model_idx"]
+                index = self._arrays["model_idx"][rows]
                 values = self._arrays[f"models/{quantity}"][np.maximum(index, 0)]
                 return np.where(index >= 0, values, np.float32(0))
         known = PER_DRAW | {f"{quantity}_samples" for quantity in (*ALIASES, *self.parameters)}
@@ -165,7 +167,7 @@ class FitResult:
         if "samps_dist" not in self._arrays:
             raise self._no_draws("draws")
         names = ["dist", "av", "rv", *self._models(), "log_post", "weight"]
-        out = {name: self._resolve(f"{name}_samples")[index] for name in names}
+        out = {name: self._resolve(f"{name}_samples", index) for name in names}
         return out | {"model": self._arrays["model_idx"][index]}
 
     def table(self) -> "Table":
@@ -226,11 +228,12 @@ class FitResult:
         except ImportError:
             raise ImportError("to_arviz needs ArviZ: pip install 'brutax[arviz]'") from None
         names = ["dist", "av", "rv", *self._models()]
-        draws = {name: self._resolve(f"{name}_samples") for name in names}
         if index is None and self.single:
             index = 0
+        rows = slice(None) if index is None else index
+        draws = {name: self._resolve(f"{name}_samples", rows) for name in names}
         if index is not None:
-            posterior = {name: values[index][None] for name, values in draws.items()}
+            posterior = {name: values[None] for name, values in draws.items()}
             options: dict[str, Any] = {}
         else:
             posterior = {name: values.T[None] for name, values in draws.items()}

@@ -284,7 +284,10 @@ def check_ours(path: Path) -> None:
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """All datasets and root attributes of a posterior file; groups are joined with '/'."""
+    """All datasets and root attributes of a posterior file; groups are joined with '/'.
+
+    Arrays are views of the file, as it is now: what is not looked at takes no memory.
+    """
     with _open(Path(path), "r") as file:
         if FINGERPRINT not in file.attrs or "done" not in file:
             raise StoreError(f"{path} is not a posterior file written by brutax")
@@ -292,7 +295,7 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
 
         def visit(name: str, item: Any) -> None:
             if isinstance(item, h5py.Dataset):
-                arrays[name] = item[()]
+                arrays[name] = _view(item)
 
         try:
             file.visititems(visit)
@@ -307,6 +310,14 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
                 f"{path} is damaged: it lacks {', '.join(sorted(lacking)) or 'attributes'}"
             )
         return arrays, attrs
+
+
+def _view(dataset: h5py.Dataset) -> np.ndarray:
+    """A dataset mapped into memory where its bytes lie in one piece, else a copy."""
+    offset = dataset.id.get_offset()
+    if offset is None or not dataset.size or dataset.dtype.hasobject:
+        return dataset[()]
+    return np.asarray(np.memmap(dataset.file.filename, dataset.dtype, "r", offset, dataset.shape))
 
 
 def _bytes(field: Field) -> int:
