@@ -1,6 +1,7 @@
 # make demo   fits mock stars offline and writes the folder demo/
 # make test   runs the tests, those of arithmetic in both precisions
 # make test-slow  runs those that take long: calibration, the reference path
+# make bench  runs the benchmarks and puts their table into the README (an hour; see `BENCH`)
 # make lint   checks style and types
 # make clean  removes what the others made
 #
@@ -17,7 +18,13 @@ NUMERICAL := $(patsubst %,tests/test_%.py,math photometry sampling priors sed gr
 # programs compiled by an earlier run are used again
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax-cache
 
-.PHONY: demo test test-slow lint clean
+# what `make bench` runs: minutes on two cores are about 2, 8, 2, 3, 2, 3, 15, 20, and 2, 2, 2 beside
+# brutus, where BRUTAX_PEER_PYTHON has it; `make bench BENCH="stages startup"` runs some
+BENCH ?= exactness calibration stages startup orion interruption stress scaling \
+  $(if $(BRUTAX_PEER_PYTHON),against_brutus against_brutus_large models)
+
+.PHONY: demo test test-slow bench lint clean
+.NOTPARALLEL:  # timings mean something only on a machine that does nothing else
 
 demo: $(VENV)/.installed-all
 	$(BIN)/brutax demo -o demo
@@ -28,6 +35,16 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m slow
+
+bench: $(VENV)/.installed-dev $(BENCH:%=bench-%)
+	$(BIN)/python benchmarks/table.py --write
+	$(BIN)/python benchmarks/table.py
+
+bench-against_brutus_large:
+	$(BIN)/python benchmarks/against_brutus.py --grid mist_large --stars 100
+
+bench-%:
+	$(BIN)/python benchmarks/$*.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -1,0 +1,314 @@
+"""The table "How right, how fast" of the README, made from the results of the benchmarks.
+
+    python benchmarks/table.py          prints the table
+    python benchmarks/table.py --write  puts it into README.md
+    python benchmarks/table.py --check  says whether README.md has it
+
+A line appears where its results are there, with what computed them and when.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _common import known
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+BEGIN, END = "<!-- made by benchmarks/table.py: begin -->\n", "<!-- end -->\n"
+MODELS = {"mist_small.h5": "25 486", "mist_medium.h5": "208 352", "mist_large.h5": "725 196"}
+BITS = {True: "every dataset equal bit for bit", False: "DIFFERENT"}
+
+Line = tuple[str, str, str]  # what, measured, command
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number with so many digits, and all those before the point."""
+    value = float(value)
+    if value == 0:
+        return "0"
+    places = digits - 1 - int(np.floor(np.log10(abs(value))))
+    return f"{round(value, places):,.{max(places, 0)}f}".replace(",", " ")
+
+
+def count(value: float) -> str:
+    """A whole number, in groups of three digits from five on."""
+    return f"{value:,.0f}".replace(",", " ") if value >= 10_000 else f"{value:.0f}"
+
+
+def pair(values: dict[str, float], unit: str = "") -> str:
+    """Median and worst."""
+    return f"{number(values['median'])}{unit} (median), {number(values['worst'])}{unit} (worst)"
+
+
+def exactness(settings: Any, results: Any) -> list[Line]:
+    distance, default = results["total_variation"], results["default"]
+    stars = distance["quadrature"]["stars"]
+    groups = {
+        kind: [v for k, v in default.items() if k.startswith(kind)]
+        for kind in ("mean", "std", "ln evidence")
+    }
+    median, worst = (
+        {kind: max(v[which] for v in group) for kind, group in groups.items()}
+        for which in ("median", "worst")
+    )
+    share = results["draws"]["auto ESS/S"]
+    command = "exactness.py"
+    return [
+        (
+            f"Model weights against quadrature, {stars} hard stars",
+            f"total variation {pair(distance['quadrature'])}; by the Laplace formula alone "
+            f"{pair(distance['Laplace'])}",
+            command,
+        ),
+        (
+            f"Default path against quadrature, {count(settings['draws'])} draws",
+            f"means within {number(median['mean'])} sigma (median), {number(worst['mean'])} "
+            f"(worst); deviations within {number(100 * median['std'])} %, "
+            f"{number(100 * worst['std'])} %; ln evidence within "
+            f"{number(median['ln evidence'])}, {number(worst['ln evidence'])}",
+            command,
+        ),
+        (
+            "Effective draws per draw, default 1024",
+            f"{min(share):.2f}-{max(share):.2f} for each of these stars",
+            command,
+        ),
+    ]
+
+
+def calibration(settings: Any, results: Any) -> list[Line]:
+    compared, draws = results["compared"], results["draws"]["default"]
+    parts = []
+    for title, kind in (("means", "mean"), ("deviations", "std"), ("ln evidence", "ln evidence")):
+        rows = [row for name, row in compared.items() if name.startswith(kind)]
+        z, width = (np.array([row[key] for row in rows]) for key in ("z_mean", "z_width"))
+        parts.append(f"{title} {z[np.argmax(np.abs(z))]:+.2f}, {width.min():.2f}-{width.max():.2f}")
+    ratio = [row["ratio_median"] for row in compared.values() if "ratio_median" in row]
+    return [
+        (
+            f"Default against reference path, {settings['stars']} mock stars",
+            f"differences over their Monte Carlo error, mean (the worst) and width: "
+            f"{'; '.join(parts)}; median ratio of deviations {min(ratio):.3f}-{max(ratio):.3f}",
+            "calibration.py",
+        ),
+        (
+            "Effective draws there",
+            f"half or more of all for {100 * draws['half_or_more_effective']:.1f} % of stars; "
+            f"{draws['unflagged_below_200']} below 200 without a flag",
+            "calibration.py",
+        ),
+    ]
+
+
+def against_brutus(settings: Any, results: Any) -> list[Line]:
+    speed, stars = results["seconds_per_star"], settings["stars"]
+    mine, theirs = speed["brutax"], speed["brutus"]
+    large = settings["grid"] != "mist_medium.h5"
+    command = "against_brutus.py"
+    if large:
+        command += f" --grid {settings['grid'].removesuffix('.h5')} --stars {stars}"
+    lines = [
+        (
+            f"{stars} mock stars, {MODELS[settings['grid']]} models, {len(settings['bands'])} "
+            f"bands, {settings['cores']} cores, whole fits to disk",
+            f"{number(1e3 * mine['median'])} ms per star ({number(1e3 * mine['fastest'])}-"
+            f"{number(1e3 * mine['slowest'])}); astro-brutus {settings['brutus']}: "
+            f"{number(1e3 * theirs['median'], 3)} ms, {number(speed['ratio'])} times as long",
+            command,
+        )
+    ]
+    if large:
+        return lines
+    every = [v for v in results["agreement"]["all"].values() if isinstance(v, dict)]
+    median = max(abs(row["mean"]["median"]) for row in every)
+    scatter = max(abs(row["mean"][side]) for row in every for side in ("p16", "p84"))
+    return [
+        *lines,
+        (
+            "Difference of posterior means from brutus there",
+            f"median within {number(median)} sigma, 16-84 % within {number(scatter)} sigma",
+            command,
+        ),
+    ]
+
+
+def stages(settings: Any, results: Any) -> list[Line]:
+    each = results["stage_ms"]
+    parts = ", ".join(f"{name} {number(value)}" for name, value in each.items())
+    share = results["share_of_limit"]["both"]
+    return [
+        (
+            f"Stages on one core, {MODELS[settings['grid']]} models [ms per star]",
+            f"{parts}; tiles and scores reach {number(100 * share)} % of the rate of a matrix "
+            f"product ({number(results['product_rate'] / 1e9)} Gflop/s)",
+            "stages.py",
+        )
+    ]
+
+
+def scaling(settings: Any, results: Any) -> list[Line]:
+    lines = []
+    for name, title in (
+        ("models", "models"),
+        ("bands", "bands"),
+        ("stars", "stars"),
+        ("error", "error of a flux"),
+    ):
+        points = results.get(name)
+        if points:
+            ends = [points[0], points[-1]]
+            x = " to ".join(f"{p[name]:g}" if p[name] < 1 else count(p[name]) for p in ends)
+            times = " to ".join(number(point["ms_per_star"]) for point in ends)
+            most = max(point["peak_rss_mb"] for point in points) / 1e3
+            lines.append(
+                (
+                    f"{title[0].upper()}{title[1:]} from {x}",
+                    f"{times} ms per star, {number(most)} GB at most",
+                    f"scaling.py --only {name}",
+                )
+            )
+    return lines
+
+
+def stress(settings: Any, results: Any) -> list[Line]:
+    run, half, none = (results[mode] for mode in ("float32", "float16", "no draws"))
+    sizes = [number(mode["bytes_per_star"] / 1e3) for mode in (run, half, none)]
+    return [
+        (
+            f"{count(run['stars'])} mock stars, {MODELS[settings['grid']]} models, to disk",
+            f"{number(run['stars_per_s'], 3)} stars/s; memory {number(run['peak_rss_mb'] / 1e3)} "
+            f"GB at most, {number(run['rss_mb_after_a_tenth'] / 1e3)} after a tenth and "
+            f"{number(run['rss_mb_at_the_end'] / 1e3)} at the end; file "
+            f"{number(run['file_mb'] / 1e3)} GB",
+            "stress.py",
+        ),
+        (
+            "Bytes per star on disk",
+            f"{sizes[0]} kB; draws in half precision {sizes[1]} kB; without draws {sizes[2]} kB",
+            "stress.py",
+        ),
+    ]
+
+
+def orion(settings: Any, results: Any) -> list[Line]:
+    measured = (
+        f"{number(results['seconds'])} s with start-up, {number(results['peak_rss_mb'] / 1e3)} GB; "
+        f"{count(results['fitted'])} fitted, {results['flags'].get('POOR_FIT', 0)} flagged as "
+        "poor fits"
+    )
+    what = f"Orion catalogue, {results['stars']} real stars, {MODELS[settings['grid']]} models"
+    return [(what, measured, "orion.py")]
+
+
+def interruption(settings: Any, results: Any) -> list[Line]:
+    what = f"Killed {len(results['kills'])} times, other batch sizes, other order"
+    return [(what, BITS[results["pass"]], "interruption.py")]
+
+
+def models(settings: Any, results: Any) -> list[Line]:
+    grid = results["a grid of models in 8 bands"]
+    own = results["the same, brutax with its own models [ms]"]
+    files = results["the same, brutax on the same files [ms]"]["magnitudes"]
+    population = "1000 EEPs x 21 mass ratios x 8 bands"
+    theirs = results[f"{population}, brutus, its networks [ms]"]
+    return [
+        (
+            f"A grid of {count(grid['models'])} models in 8 bands, from the models inside",
+            f"{number(grid['seconds'])} s",
+            "models.py",
+        ),
+        (
+            f"A population: {population}",
+            f"{number(own['magnitudes'])} ms, its gradient {number(own['gradient'])} ms; on "
+            f"brutus' files {number(files)} ms, brutus itself {number(theirs)} ms",
+            "models.py",
+        ),
+    ]
+
+
+def startup(settings: Any, results: Any) -> list[Line]:
+    lines = []
+    for call, steps in results["first_posterior_seconds"].items():
+        empty, warm = (steps[cache] for cache in ("empty", "warm, all kept"))
+        what = f"`{call}` of one star after `import brutax`, {MODELS[settings['grid']]} models"
+        parts = {
+            "reading the grid": warm["read grid"],
+            "ordering it": warm["order grid"],
+            "tracing": warm["of the first: tracing"] + warm["of the first: lowering"],
+            "loading programs": warm["of the first: compiling or loading"],
+        }
+        measured = (
+            f"{number(empty['after import'])} s, compiling "
+            f"{number(empty['of the first: compiling or loading'])}; with all programs in the "
+            f"compilation cache {number(warm['after import'])} s: "
+            + ", ".join(f"{part} {number(value)}" for part, value in parts.items())
+            + f"; once more {number(warm['second posterior'])} s"
+        )
+        lines.append((what, measured, "startup.py"))
+    return lines
+
+
+LINES: dict[str, Callable[[Any, Any], list[Line]]] = {
+    "exactness": exactness,
+    "calibration": calibration,
+    "against_brutus": against_brutus,
+    "against_brutus_large": against_brutus,
+    "stages": stages,
+    "scaling": scaling,
+    "stress": stress,
+    "orion": orion,
+    "interruption": interruption,
+    "models": models,
+    "startup": startup,
+}
+
+
+def machine(device: str) -> str:
+    """The name of a device without marks."""
+    return device.replace("(R)", "").replace(" Processor", "")
+
+
+def lines() -> list[tuple[str, ...]]:
+    """What, measured, command, machine and day of every result there is."""
+    out: list[tuple[str, ...]] = []
+    for name, read in LINES.items():
+        record = known(name)
+        if record:
+            where = f"{machine(record['device'])}; {record['date'][:10]}"
+            out += [(*line, where) for line in read(record["settings"], record["results"])]
+    return out
+
+
+def markdown() -> str:
+    """The table of the README."""
+    rows = [f"| {a} | {b} | `benchmarks/{c}` | {d} |\n" for a, b, c, d in lines()]
+    return "".join(["| | measured | command | on |\n", "|---|---|---|---|\n", *rows])
+
+
+def put(text: str) -> str:
+    """A text with the table between its marks."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return before + BEGIN + markdown() + END + after
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--write", action="store_true", help="puts the table into README.md")
+    arguments.add_argument("--check", action="store_true", help="fails if README.md is another")
+    args = arguments.parse_args()
+    text = README.read_text()
+    if args.check and put(text) != text:
+        sys.exit("README.md differs from the results: run `python benchmarks/table.py --write`")
+    if args.write:
+        README.write_text(put(text))
+    if not (args.check or args.write):
+        for what, measured, command, where in lines():
+            print(f"{what}\n    {measured}\n    {command}; {where}")
+
+
+if __name__ == "__main__":
+    main()
