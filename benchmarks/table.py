@@ -165,7 +165,7 @@ def scaling(settings: Any, results: Any) -> list[Line]:
             most = max(point["peak_rss_mb"] for point in points) / 1e3
             lines.append(
                 (
-                    f"{title[0].upper()}{title[1:]} from {x}",
+                    f"Whole fits against {title}, {x}",
                     f"{times} ms per star, {number(most)} GB at most",
                     f"scaling.py --only {name}",
                 )
