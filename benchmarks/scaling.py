@@ -33,6 +33,7 @@ from against_brutus import SKY
 import brutax
 from brutax.analysis.mock import mock_catalog
 from brutax.core import GridGenerator
+from brutax.plotting._style import plain_log_ticks
 
 # the first 4, 8, ... of these
 BANDS = (
@@ -48,6 +49,7 @@ SERIES = {
     "error": (0.005, 0.01, 0.02, 0.05, 0.1),
 }
 TITLES = {"models": "models", "bands": "bands", "stars": "stars", "error": "error of a flux"}
+LIMIT = 4 * 2**30 / 1e9  # of memory, the goal [GB]
 WARM_UP = 1000  # stars of the fit before the timed ones, at most
 NODES = {
     "mini_grid": np.round(np.geomspace(0.1, 3.0, 92), 6),  # [Msun]
@@ -108,8 +110,9 @@ def draw(series: dict[str, list[dict[str, float]]], settings: dict[str, Any]) ->
     """Time per star above, memory below, a column per series."""
     import matplotlib.pyplot as plt
 
+    size = (1.0 + 2.8 * len(series), 5.4)
     figure, axes = plt.subplots(
-        2, len(series), figsize=(3.3 * len(series), 5.4), layout="constrained", squeeze=False
+        2, len(series), figsize=size, sharey="row", layout="constrained", squeeze=False
     )
     for (name, points), (upper, lower) in zip(series.items(), axes.T):
         x = [point[name] for point in points]
@@ -119,11 +122,15 @@ def draw(series: dict[str, list[dict[str, float]]], settings: dict[str, Any]) ->
         )
         upper.errorbar(x, time_, [time_ - fast, slow - time_], fmt="o-", ms=4, capsize=2)
         lower.plot(x, [point["peak_rss_mb"] / 1e3 for point in points], "o-", ms=4)
+        lower.axhline(LIMIT, ls=":", c="0.4")
         for ax in (upper, lower):
-            ax.set(xscale="log", yscale="log", xlabel=TITLES[name])
+            ax.set(xscale="log", xlabel=TITLES[name])
             ax.grid(alpha=0.3, which="both", lw=0.5)
-    axes[0, 0].set_ylabel("time per star  [ms]")
-    axes[1, 0].set_ylabel("peak memory  [GB]")
+            if max(x) < 1000:
+                plain_log_ticks(ax.xaxis)
+    axes[0, 0].set(ylabel="time per star  [ms]", yscale="log")
+    axes[1, 0].set(ylabel="peak memory  [GB]", ylim=(0, None))
+    plain_log_ticks(axes[0, 0].yaxis)
     figure.suptitle("whole fits to disk; otherwise " + settings["otherwise"], fontsize=10)
     save_figure(figure, "scaling")
 
