@@ -245,7 +245,7 @@ def test_dust_maps(fitter, one_star):
     near = mapped["dist_samples"] < 1.9
     pull = (mapped["av_samples"] - 0.5 * mapped["dist_samples"])[near] / 0.02
     assert np.abs(pull).max() < 6 and near.mean() > 0.5
-    assert mapped["obj_ess"] > 500  # a sharp map costs no effective draws
+    assert mapped["obj_ess"] > 0.9 * mapped["obj_nsamp"]  # a sharp map costs no effective draws
 
     def own(avs, dustmap, coord, distance=None):
         value = logp_extinction(np.asarray(avs), dustmap, coord, distance=np.asarray(distance))

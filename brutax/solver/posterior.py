@@ -19,7 +19,7 @@ from brutax.solver.objective import Scalar, Theta, log_target
 from brutax.solver.problem import Models, StarPrior, over_models
 from brutax.solver.quadrature import quadrature_log_z
 from brutax.solver.refine import refine
-from brutax.solver.screen import screen, start
+from brutax.solver.screen import screen, start, where_seen
 from brutax.solver.shortlist import draw_from_tiles, shortlist, with_scores
 from brutax.solver.tiles import TiledModels
 from brutax.utils.sampling import quantile_by_integers, systematic_indices
@@ -31,7 +31,7 @@ CHUNK = 1024  # models refined at once in the reference path
 class Settings(eqx.Module):
     """What chooses the program of a fit."""
 
-    n_samples: int = eqx.field(static=True, default=1024)  # weighted draws
+    n_samples: int = eqx.field(static=True, default=512)  # weighted draws
     n_draws: int = eqx.field(static=True, default=250)  # equal-weight draws kept
     tiles: int = eqx.field(static=True, default=512)  # most tiles looked into; 0: score all models
     survivors: int = eqx.field(static=True, default=0)  # models refined before drawing
@@ -255,25 +255,19 @@ def _sample_stars(
         star, av, key = inputs
         return sample_star(star, grid, StarPrior(prior.distance, av, prior.rv), key, settings)
 
-    return _over_stars(_if_seen(fit), (stars, av, keys), settings)
+    return _over_stars(fit, (stars, av, keys), settings)
 
 
-def _if_seen(function: Callable) -> Callable:
-    """Zeros for a star without photometry: padding is such a star, and costs nothing."""
+def _over_stars(one: Callable, inputs: tuple, settings: Settings) -> Any:
+    """Maps over stars; zeros for one without photometry: padding is such a star."""
+    once = jax.jit(one)  # traced once, though looked at twice
 
-    def call(inputs: tuple) -> Any:
-        shape = jax.eval_shape(function, inputs)
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
-        star = inputs[0]
-        return jax.lax.cond(jnp.any(star.weight > 0), function, lambda _: nothing, inputs)
+    def one_seen(inputs: tuple) -> Any:
+        return where_seen(inputs[0], once, inputs)
 
-    return call
-
-
-def _over_stars(one: Callable, inputs: Any, settings: Settings) -> Any:
     if settings.side_by_side == 1:
-        return jax.lax.map(one, inputs)
-    return jax.lax.map(one, inputs, batch_size=settings.side_by_side)
+        return jax.lax.map(one_seen, inputs)
+    return jax.lax.map(one_seen, inputs, batch_size=settings.side_by_side)
 
 
 @eqx.filter_jit
@@ -302,7 +296,7 @@ def _conclude(
             gap=sampled.log_total - log_evidence,
         )
 
-    return _over_stars(_if_seen(one), (stars, sampled, keys), settings)
+    return _over_stars(one, (stars, sampled, keys), settings)
 
 
 def fit_stars(

@@ -108,6 +108,11 @@ def screen(star: Stars, models: Models, prior: StarPrior) -> Score:
 
 def _apart(star: Stars, function: Callable, *args: Any) -> Any:
     """Runs a pass as a computation of its own, behind a condition that fusion cannot cross."""
+    return where_seen(star, jax.jit(function), *args)
+
+
+def where_seen(star: Stars, function: Callable, *args: Any) -> Any:
+    """The value of a jitted function, or zeros for a star without photometry, at no cost."""
     shape = jax.eval_shape(function, *args)
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
     return jax.lax.cond(jnp.any(star.weight > 0), function, lambda *_: nothing, *args)
