@@ -5,8 +5,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,9 +19,17 @@ import jax
 import numpy as np
 
 from brutax.analysis.custom import trial_values
-from brutax.analysis.run import Options, Rows, Runner
+from brutax.analysis.run import Options, Runner
 from brutax.catalog import Catalog, FitResult, PosteriorStore, StoreError, digest
-from brutax.catalog.store import DRAW_DTYPES, FINGERPRINT, HALF, OPTIONAL, fields
+from brutax.catalog.store import (
+    DRAW_DTYPES,
+    FINGERPRINT,
+    HALF,
+    OPTIONAL,
+    check_target,
+    fields,
+    row_bytes,
+)
 from brutax.core import StarGrid, Status
 from brutax.priors import AbstractPrior
 from brutax.solver import QUANTILES, StarPrior, parameter_names
@@ -126,55 +135,75 @@ def write_out(
         return _to_memory(
             runner, grid, fingerprint, attrs, output, {"source_id": ids, "labels": labels}
         )
-    path = posterior_path(output.path)
-    if path.exists() and not output.overwrite:
-        store = PosteriorStore.resume(path, fingerprint)
-    else:
-        store = PosteriorStore.create(
-            path,
-            source_id=ids,
-            n_draws=runner.options.n_draws,
-            parameters=parameter_names(runner.grid.models),
-            levels=QUANTILES,
-            fingerprint=fingerprint,
-            attrs=attrs,
-            labels=labels,
-            models=grid.label_table,
-            save_draws=output.save_draws,
-            draw_dtype=output.draw_dtype,
-        )
-    with store:
-        todo = store.todo()
+    path, keeper = posterior_path(output.path), _Keeper(runner, output)
+    with ExitStack() as stack:
+        if path.exists() and not output.overwrite:
+            store = stack.enter_context(PosteriorStore.resume(path, fingerprint))
+            todo, append = store.todo(), store.append
+        else:
+            check_target(path, len(catalog) * row_bytes(keeper.fields))
+            todo, making = (
+                np.arange(len(catalog)),
+                _make_aside(
+                    stack,
+                    path,
+                    source_id=ids,
+                    n_draws=runner.options.n_draws,
+                    parameters=parameter_names(runner.grid.models),
+                    levels=QUANTILES,
+                    fingerprint=fingerprint,
+                    attrs=attrs,
+                    labels=labels,
+                    models=grid.label_table,
+                    save_draws=output.save_draws,
+                    draw_dtype=output.draw_dtype,
+                ),
+            )
+
+            def append(rows: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+                making.result().append(rows, values)
+
         done = len(catalog) - todo.size
         if done:
             log.info("%s: %d of %d stars are done, going on", path, done, len(catalog))
-        keeper = _Keeper(runner, output, store.append)
-        with closing(runner.run(todo, keeper)) as counts:  # interrupted, it writes the rest
+
+        def write(rows: np.ndarray, table: dict[str, np.ndarray]) -> None:
+            append(rows, keeper.kept(table))
+
+        with closing(runner.run(todo, write)) as counts:  # interrupted, it writes the rest
             for _ in _shown(counts, len(catalog), done, output):
                 pass
     keeper.warn()
     return str(path)
 
 
-class _Keeper:
-    """Passes on what is kept of finished rows, and counts stars whose draws lose by rounding."""
+def _make_aside(stack: ExitStack, path: Path, **layout: Any) -> Future[PosteriorStore]:
+    """Lays out a file while the first stars are fitted."""
+    making = stack.enter_context(ThreadPoolExecutor(1)).submit(
+        PosteriorStore.create, path, **layout
+    )
+    stack.callback(lambda: making.exception() or making.result().close())
+    return making
 
-    def __init__(self, runner: Runner, output: Output, write: Rows) -> None:
+
+class _Keeper:
+    """Says what is kept of finished rows, and counts stars whose draws lose by rounding."""
+
+    def __init__(self, runner: Runner, output: Output) -> None:
         size = len(parameter_names(runner.grid.models)), len(QUANTILES)
         self.fields = fields(runner.options.n_draws, *size, output.save_draws, output.draw_dtype)
         self.half = output.draw_dtype == "float16" and "samps_dist" in self.fields
-        self.write, self.coarse = write, 0
+        self.coarse = 0
 
-    def __call__(self, rows: np.ndarray, table: dict[str, np.ndarray]) -> None:
+    def kept(self, table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if self.half:
             self.coarse += np.count_nonzero(_coarse(table))
         with np.errstate(over="ignore"):
-            kept = {
+            return {
                 name: values.astype(self.fields[name].dtype, copy=False)
                 for name, values in table.items()
                 if name in self.fields
             }
-        self.write(rows, kept)
 
     def warn(self) -> None:
         if self.coarse:
@@ -215,12 +244,13 @@ def _to_memory(
     catalog = runner.catalog
     parts: list[dict[str, np.ndarray]] = []
 
+    keeper = _Keeper(runner, output)
+
     def keep(rows: np.ndarray, table: dict[str, np.ndarray]) -> None:
         del rows  # they come in order
-        parts.append(table)
+        parts.append(keeper.kept(table))
 
-    keeper = _Keeper(runner, output, keep)
-    for _ in _shown(runner.run(np.arange(len(catalog)), keeper), len(catalog), 0, output):
+    for _ in _shown(runner.run(np.arange(len(catalog)), keep), len(catalog), 0, output):
         pass
     keeper.warn()
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} | ids

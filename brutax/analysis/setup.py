@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -100,24 +100,44 @@ def model_log_prior(
     return total
 
 
+class ReadyModels(NamedTuple):
+    """A grid prepared for fits under some priors."""
+
+    log_prior: np.ndarray  # of the rows of the grid
+    models: TiledModels
+    rows: np.ndarray  # of the grid, in the order of `models`; -1 for padding
+
+
+def ready_models(grid: StarGrid, priors: Priors) -> ReadyModels:
+    """The prior masses of a grid's models, and its `device_models`.
+
+    Those used last are kept for the next fit.
+    """
+    given = None if priors.lnprior is None else digest(np.asarray(priors.lnprior))
+    key = (grid.hash, grid.bands, given, priors.apply_agewt, priors.apply_grad)
+    key = (*key, jax.config.read("jax_enable_x64"))
+    if key not in _ready:
+        log_prior = model_log_prior(
+            grid,
+            lnprior=priors.lnprior,
+            apply_agewt=priors.apply_agewt,
+            apply_grad=priors.apply_grad,
+        )
+        _ready.clear()
+        _ready[key] = ReadyModels(log_prior, *device_models(grid, log_prior))
+    return _ready[key]
+
+
+_ready: dict[tuple, ReadyModels] = {}
+
+
 def device_models(grid: StarGrid, log_prior: np.ndarray) -> tuple[TiledModels, np.ndarray]:
     """The grid on the device in an order of its own, and the row that each model has in the grid.
 
     Models are tiled by colour and brightness (`brutax.solver.tiles`), -1 standing for padding. The
     order follows the content (magnitudes, then labels), so that draws do not depend on the order
-    in which a file lists its models. The grid used last is kept ready for the next fit.
+    in which a file lists its models.
     """
-    key = (grid.hash, grid.bands, digest(log_prior), jax.config.read("jax_enable_x64"))
-    if key not in _ready:
-        _ready.clear()
-        _ready[key] = _lay_out(grid, log_prior)
-    return _ready[key]
-
-
-_ready: dict[tuple, tuple[TiledModels, np.ndarray]] = {}
-
-
-def _lay_out(grid: StarGrid, log_prior: np.ndarray) -> tuple[TiledModels, np.ndarray]:
     labels = grid.label_table
     keys = [*(labels[name] for name in sorted(labels)), *grid.mag.T]
     order = np.lexsort(keys)

@@ -8,6 +8,7 @@ are not marked. Datasets, dtypes and fill values follow brutus 1.2.0 where it ha
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,17 +99,16 @@ def digest(*arrays: Any) -> str:
     return sha.hexdigest()[:16]
 
 
-def _fill(dataset: h5py.Dataset, value: float | int, rows: int = 4096) -> None:
-    if value != 0:
-        for first in range(0, dataset.shape[0], rows):
-            dataset[first : first + rows] = value
-
-
-def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
-    """A contiguous dataset whose bytes exist from the start."""
+def _allocate(
+    file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any, fill: float | int = 0
+) -> h5py.Dataset:
+    """A contiguous dataset whose bytes exist, and are `fill`, from the start."""
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_layout(h5py.h5d.CONTIGUOUS)
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    if fill != 0:
+        plist.set_fill_value(np.array(fill, dtype))
+        plist.set_fill_time(h5py.h5d.FILL_TIME_ALLOC)
     space = h5py.h5s.create_simple(shape)
     kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
     h5py.h5d.create(file.id, name.encode(), kind, space, dcpl=plist)
@@ -166,19 +166,16 @@ class PosteriorStore:
         `fingerprint` holds what the numbers depend on (as JSON); `attrs` holds what is good to
         know besides; `models` the labels of the grid's rows, so that draws stand alone.
         """
-        path = Path(path)
-        n_stars = len(source_id)
+        path, n_stars = Path(path), len(source_id)
         table = fields(n_draws, len(parameters), len(levels), save_draws, draw_dtype)
-        _check_target(path, n_stars * sum(_bytes(field) for field in table.values()))
-        if path.exists():
-            check_ours(path)
+        check_target(path, n_stars * row_bytes(table))
         partial = path.with_name(f"{path.name}.{os.getpid()}.new")
         try:
             with h5py.File(partial, "w", libver="earliest") as file:
                 for name, field in table.items():
-                    dataset = _allocate(file, name, (n_stars, *field.shape), field.dtype)
+                    shape = (n_stars, *field.shape)
+                    dataset = _allocate(file, name, shape, field.dtype, field.fill)
                     dataset.attrs["description"] = field.what
-                    _fill(dataset, field.fill)
                 _allocate(file, "done", (n_stars,), "u1")
                 file.create_dataset("source_id", data=source_id)
                 file.create_dataset("labels", data=source_id if labels is None else labels)
@@ -320,11 +317,13 @@ def _view(dataset: h5py.Dataset) -> np.ndarray:
     return np.asarray(np.memmap(dataset.file.filename, dataset.dtype, "r", offset, dataset.shape))
 
 
-def _bytes(field: Field) -> int:
-    return int(np.prod(field.shape, dtype=np.int64)) * np.dtype(field.dtype).itemsize
+def row_bytes(table: Mapping[str, Field]) -> int:
+    """Bytes per star of the datasets of a posterior file."""
+    return sum(math.prod(field.shape) * np.dtype(field.dtype).itemsize for field in table.values())
 
 
-def _check_target(path: Path, size: int) -> None:
+def check_target(path: Path, size: int) -> None:
+    """Raises `StoreError` unless a posterior file of `size` bytes can be made there."""
     parent = path.absolute().parent
     if not parent.is_dir():
         raise StoreError(f"the folder of {path} does not exist; make it first")
@@ -339,6 +338,8 @@ def _check_target(path: Path, size: int) -> None:
             f"{path} needs {size / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB free; "
             "lower n_draws or choose another disk"
         )
+    if path.exists():
+        check_ours(path)
 
 
 def _reason(error: OSError) -> str:
