@@ -1,12 +1,19 @@
 """A catalogue through the solver: the same answers however it is cut, and nothing lost."""
 
+import os
+import subprocess
+import sys
+
+import jax
 import numpy as np
 import pytest
 
-from brutax.analysis import BruteForce, Options, Output, Priors
+from brutax.analysis import BruteForce, Options, Output, Priors, lanes, run
 from brutax.analysis.run import hash_ids, star_keys
+from brutax.analysis.setup import device_models, model_log_prior
 from brutax.catalog import make_catalog
 from brutax.core import StarGrid, Status
+from brutax.solver import Settings
 
 QUIET = Output(verbose=False)
 
@@ -229,3 +236,70 @@ def test_models_of_unknown_age_are_left_out(small_grid, small_stars):
 def test_options_are_checked(wrong):
     with pytest.raises(ValueError):
         Options(**wrong)
+
+
+def test_out_of_memory_shrinks_the_batch(result, small_grid, small_stars, monkeypatch, caplog):
+    inner, sizes = run.fit_stars, []
+
+    def scarce(stars, *args):
+        sizes.append(stars.weight.shape[0])
+        if sizes[-1] > 8:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
+        return inner(stars, *args)
+
+    monkeypatch.setattr(run, "fit_stars", scarce)
+    some = np.arange(6)
+    other = BruteForce(small_grid).fit_catalog(small_stars.select(some), output=QUIET)
+    same(result, other, some)
+    assert max(sizes) == 32 and "out of memory: going on with 8" in caplog.text
+
+    def none(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
+
+    monkeypatch.setattr(run, "fit_stars", none)
+    with pytest.raises(MemoryError, match="single star"):
+        BruteForce(small_grid).fit_catalog(small_stars.select(some), output=QUIET)
+
+
+def test_batches_of_an_accelerator_follow_its_memory(small_grid):
+    tiled, _ = device_models(small_grid, model_log_prior(small_grid))
+    each = lanes.bytes_per_star(tiled, Settings())
+    assert each > 4 * tiled.models.log_prior.size  # scores at least
+    assert each > lanes.bytes_per_star(tiled, Settings(n_samples=64))
+
+    def batch(free):
+        return lanes.batch_within({"bytes_limit": 2 * free, "bytes_in_use": free}, each)
+
+    assert lanes.batch_within({}, each) == lanes.UNKNOWN_MEMORY
+    assert batch(1) == 1 and batch(10**13) == lanes.MOST_AT_ONCE
+    assert batch(400 * each) == 400 * lanes.SHARE
+
+
+SEVERAL_DEVICES = """
+import jax, numpy as np
+import brutax
+from brutax.analysis import lanes
+from brutax.analysis.mock import mock_catalog
+
+grid = brutax.demo_grid(bands=("PS_g", "PS_r", "2MASS_J"), n_mass=16, n_eep=16, n_feh=3)
+stars = brutax.read_stars(mock_catalog(grid, 20, seed=1, coords=(90.0, 30.0)), grid.bands)
+fit = lambda: brutax.fit(stars, grid, batch_size=4, verbose=False)
+split = fit()
+assert {lane.device.id for lane in lanes.make_lanes(None)} == {0, 1, 2}
+with jax.default_device(jax.devices()[0]):
+    assert {lane.device.id for lane in lanes.make_lanes(None)} == {0}
+    whole = fit()
+for name in whole:
+    np.testing.assert_array_equal(split[name], whole[name], err_msg=name)
+"""
+
+
+@pytest.mark.slow
+def test_several_devices_share_the_stars():
+    """In a process of its own, in which the host counts as three devices."""
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=3"
+    command = [sys.executable, "-c", SEVERAL_DEVICES]
+    done = subprocess.run(
+        command, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -12,7 +12,7 @@ from brutax.analysis.gridpost import GridLikelihood, GridPosterior
 from brutax.analysis.options import Priors, check_units, note_knobs, seed_from
 from brutax.analysis.output import Output, describe, write_out
 from brutax.analysis.run import Options, Runner
-from brutax.analysis.setup import device_models, model_log_prior, star_priors
+from brutax.analysis.setup import ready_models, star_priors
 from brutax.catalog import Catalog, CatalogError, FitResult, make_catalog
 from brutax.core import StarGrid, get_seds
 from brutax.priors import AbstractPrior
@@ -136,7 +136,7 @@ class BruteForce:
         error_floor: float = 0.0,
         seed: int = 0,
         method: str = "auto",
-        batch_size: int = 32,
+        batch_size: int | None = None,
         draw_dtype: str = "float32",
         overwrite: bool = False,
     ) -> str | FitResult:
@@ -254,16 +254,10 @@ class BruteForce:
         grid = self.star_grid
         if tuple(catalog.bands) != tuple(grid.bands):
             grid = grid.select(bands=catalog.bands)
-        log_prior = model_log_prior(
-            grid,
-            lnprior=priors.lnprior,
-            apply_agewt=priors.apply_agewt,
-            apply_grad=priors.apply_grad,
-        )
-        models, order = device_models(grid, log_prior)
+        ready = ready_models(grid, priors)
         prior, per_star = star_priors(priors, catalog.coords, grid.label_table)
-        runner = Runner(catalog, models, order, prior, options, per_star)
-        fingerprint = describe(catalog, grid, log_prior, prior, per_star, options)
+        runner = Runner(catalog, ready.models, ready.rows, prior, options, per_star)
+        fingerprint = describe(catalog, grid, ready.log_prior, prior, per_star, options)
         return write_out(runner, grid, fingerprint, output)
 
     def _catalog(

@@ -5,16 +5,17 @@ stars nor the size of the batches changes a draw. Stars whose first round of dra
 little go up a ladder: the best models refined before drawing, then the reference path.
 """
 
+import copy
 import hashlib
+import itertools
 import logging
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import gammaincc
 
+from brutax.analysis.lanes import CPU_BATCH, Lane, batch_for, is_out_of_memory, make_lanes
 from brutax.analysis.setup import repeat
 from brutax.catalog import Catalog
 from brutax.core import Stars, Status
@@ -36,6 +38,7 @@ from brutax.solver import (
 )
 
 log = logging.getLogger("brutax")
+T = TypeVar("T")
 Rows = Callable[[np.ndarray, dict[str, np.ndarray]], None]
 
 METHODS = ("auto", "fast", "reference")
@@ -43,7 +46,6 @@ GOOD_GAP = 1.0  # nats between the sum of the scores and the evidence
 GOOD_K = 0.7  # Vehtari et al. (2024): weights with a larger Pareto index cannot be trusted
 EVEN_ESS = 0.8  # effective draws per draw above which weights are next to equal
 POOR_P = 1e-3
-SIDE_BY_SIDE = 32  # stars that an accelerator computes at once
 WRITE_EVERY = 0.5  # seconds of finished stars that are written together
 LATER_BATCH = 8  # stars per batch in later rounds, whatever the first one uses
 
@@ -55,9 +57,9 @@ class Options:
     seed: int = 0
     method: str = "auto"
     n_draws: int = 250  # equal-weight draws kept per star; 0: summaries only
-    n_samples: int = 1024  # weighted draws made in the first round
+    n_samples: int = 512  # weighted draws made in the first round
     min_ess: float = 300.0  # effective draws below which a star gets another round
-    batch_size: int = 32
+    batch_size: int | None = None  # stars at once, per core or device; None: `lanes.batch_for`
     dim_prior: bool = False  # add brutus' (N-3)/2 ln N to the evidence
 
     def __post_init__(self) -> None:
@@ -65,6 +67,8 @@ class Options:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
         for name, least in (("n_draws", 0), ("n_samples", 64), ("batch_size", 1)):
             value = getattr(self, name)
+            if name == "batch_size" and value is None:
+                continue
             if int(value) != value or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
         if not 0 <= self.seed < 2**63:
@@ -72,11 +76,10 @@ class Options:
 
     def ladder(self) -> list[Settings]:
         """Settings of the successive rounds; `survivors=-1` stands for all that count."""
-        many = 1 if jax.default_backend() == "cpu" else SIDE_BY_SIDE
         drawn = max(self.n_draws, 1)  # without draws the one made is not kept
-        first = Settings(n_samples=self.n_samples, n_draws=drawn, side_by_side=many)
+        first = Settings(n_samples=self.n_samples, n_draws=drawn)
         more = 4 * self.n_samples
-        second = replace(first, n_samples=more, tiles=10**9, survivors=16384, steps=10)
+        second = replace(first, n_samples=more, tiles=10**9, survivors=4096, steps=10)
         last = replace(second, tiles=0, survivors=-1, quadrature=True)
         return {
             "auto": [first, second, last],
@@ -130,25 +133,6 @@ def _has_parallax(catalog: Catalog) -> np.ndarray:
     return np.isfinite(catalog.parallax) & np.isfinite(error) & (error > 0)
 
 
-def n_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _under_these_settings(function: Callable) -> Callable:
-    """The function, to be called from other threads under the settings of JAX in this one."""
-    x64 = jax.config.read("jax_enable_x64")
-    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
-
-    def call(*args: Any) -> Any:
-        with jax.enable_x64(x64), jax.default_device(device):
-            return function(*args)
-
-    return call
-
-
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([rows, np.full(size - rows.size, rows[0] if rows.size else 0)])
 
@@ -185,6 +169,14 @@ class Runner:
         self.constant = log_constant(catalog)
         self.has_parallax = _has_parallax(catalog)
         self.n_bands = np.asarray(catalog.n_bands) + self.has_parallax
+        self.batch, self.one_by_one = options.batch_size or CPU_BATCH, True
+
+    def _on(self, lane: Lane) -> "Runner":
+        """The same, for one of the places where batches run."""
+        runner = copy.copy(self)
+        runner.grid, runner.one_by_one = lane.grid, lane.device.platform == "cpu"
+        runner.batch = self.options.batch_size or batch_for(lane, self.options.ladder()[0])
+        return runner
 
     def _inputs(self, rows: np.ndarray, size: int) -> tuple[Stars, AbstractPrior]:
         """Data and A_V priors of a full batch; padding has no photometry and costs nothing."""
@@ -198,11 +190,16 @@ class Runner:
 
     def dispatch(self, rows: np.ndarray, settings: Settings, round_: int) -> StarPosterior:
         """Starts the fit of up to a batch of rows; returns before it is done."""
-        size = LATER_BATCH if round_ else self.options.batch_size
+        size = self._size(round_)
         stars, av = self._inputs(rows, size)
         ids = self.catalog.source_id[_padded(rows, size)]
         keys = star_keys(self.options.seed, ids, round_)
+        settings = replace(settings, side_by_side=1 if self.one_by_one else size)
         return fit_stars(stars, self.grid, self.prior, av, keys, settings)
+
+    def _size(self, round_: int) -> int:
+        """Stars per program."""
+        return min(LATER_BATCH, self.batch) if round_ else self.batch
 
     def _groups(self, rows: np.ndarray, settings: Settings) -> list[tuple[np.ndarray, Settings]]:
         """Splits rows by how many models the reference path needs for each star itself."""
@@ -224,7 +221,7 @@ class Runner:
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Result arrays of some rows, and which of these are still wanting."""
         parts, order, wanting = [], [], []
-        size = LATER_BATCH if round_ else self.options.batch_size
+        size = self._size(round_)
         for group, chosen in self._groups(rows, settings):
             for first in range(0, group.size, size):
                 members = group[first : first + size]
@@ -292,7 +289,7 @@ class Runner:
 
     def _enough(self) -> float:
         """Effective draws that a star is promised: 200, or what fewer samples can give."""
-        return min(200.0, 0.2 * self.options.n_samples)
+        return min(200.0, 0.5 * self.options.n_samples)
 
     def wants_more(self, posterior: StarPosterior, n_rows: int) -> np.ndarray:
         """Which stars of a batch should go to the next round."""
@@ -301,19 +298,16 @@ class Runner:
         return (fitted & ~(enough & _honest(posterior)))[:n_rows]
 
     def run(self, todo: np.ndarray, write: Rows) -> Generator[int, None, None]:
-        """Fits rows, hands finished ones to `write` in order, and yields how many those were.
-
-        A CPU fits stars one by one on one core each: as many batches run at once as there are
-        cores. An accelerator computes one while another is prepared.
-        """
-        ladder = self.options.ladder()
-        lanes = n_cores() if jax.default_backend() == "cpu" else 2
+        """Fits rows, hands finished ones to `write` in order, and yields how many those were."""
+        first, lanes = self.options.ladder()[0], make_lanes(self.grid)
+        runners = [self._on(lane) for lane in lanes]
+        fits = [x.under_settings(runner._fit) for x, runner in zip(lanes, runners, strict=True)]
         # whole rounds of all lanes: padding costs nothing, a lane without work does
-        rounds = math.ceil(todo.size / (lanes * self.options.batch_size))
-        batches = [rows for rows in np.array_split(todo, max(lanes * rounds, 1)) if rows.size]
-        if len(batches) > 1 and ladder[0].survivors >= 0:
-            self.dispatch(todo[:0], ladder[0], 0)  # compiles, before several threads would
-        fit = _under_these_settings(self._fit)
+        rounds = math.ceil(todo.size / (len(lanes) * runners[0].batch))
+        batches = [rows for rows in np.array_split(todo, max(len(lanes) * rounds, 1)) if rows.size]
+        if len(batches) > 1 and first.survivors >= 0:
+            # compiles, before several threads would
+            runners[0]._within_memory(lambda: runners[0].dispatch(todo[:0], first, 0))
         unwritten: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
 
         def flush() -> None:
@@ -324,13 +318,16 @@ class Runner:
                 table = {k: np.concatenate([t[k] for t in tables]) for k in tables[0]}
                 write(np.concatenate(done), table)
 
-        with ThreadPoolExecutor(lanes) as pool:
+        with ThreadPoolExecutor(len(lanes)) as pool:
             written = time.monotonic()
+            work = zip(itertools.cycle(fits), batches)
             try:
-                ahead = deque(pool.submit(fit, rows) for rows in batches[: lanes + 1])
+                ahead = deque(
+                    pool.submit(fit, rows) for fit, rows in itertools.islice(work, len(lanes) + 1)
+                )
                 for k, rows in enumerate(batches):
                     unwritten.append((rows, ahead.popleft().result()))
-                    for later in batches[k + lanes + 1 : k + lanes + 2]:
+                    for fit, later in itertools.islice(work, 1):
                         ahead.append(pool.submit(fit, later))
                     if time.monotonic() > written + WRITE_EVERY or k + 1 == len(batches):
                         flush()
@@ -342,6 +339,25 @@ class Runner:
 
     def _fit(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Result arrays of a batch, after as many rounds as its stars need."""
+        return self._within_memory(lambda: self._rounds(rows))
+
+    def _within_memory(self, work: Callable[[], T]) -> T:
+        """What `work` returns; where a device has not enough memory, with smaller batches."""
+        while True:
+            try:
+                return work()
+            except jax.errors.JaxRuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.batch == 1:
+                    raise MemoryError(
+                        "the device has not enough memory for a single star; "
+                        "use a smaller grid or fewer n_samples"
+                    ) from error
+            self.batch = (self.batch + 1) // 2
+            log.warning("the device is out of memory: going on with %d stars at once", self.batch)
+
+    def _rounds(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         first = self.options.ladder()[0]
         table, wanting = self.solve(rows, first, 0)
         if first.survivors >= 0:

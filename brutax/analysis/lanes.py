@@ -1,0 +1,102 @@
+"""Where batches of stars run: on every core of a CPU, or on every accelerator."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from brutax.solver import Settings, TiledModels
+
+log = logging.getLogger("brutax")
+
+CPU_BATCH = 32  # stars; enough that their number does not matter
+MOST_AT_ONCE = 1024  # stars on an accelerator
+UNKNOWN_MEMORY = 32  # stars on an accelerator that does not tell its memory
+SHARE = 0.25  # of an accelerator's free memory: two batches are there at a time, with their results
+TEMPORARIES = 80  # arrays of the size of the models that are scored at once
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One of the places that work at the same time."""
+
+    device: Any  # a jax.Device
+    grid: TiledModels  # on that device
+    under_settings: Callable[[Callable], Callable]  # of JAX in the thread that made the lane
+
+
+def make_lanes(grid: TiledModels) -> list[Lane]:
+    """One lane per CPU core, or two per accelerator: one computes while another is prepared.
+
+    With several devices each has a copy of the grid, and stars are split over them. A default
+    device that the user has chosen is the only one.
+    """
+    devices = _devices()
+    copies = [grid] if len(devices) == 1 else [jax.device_put(grid, x) for x in devices]
+    cpu = devices[0].platform == "cpu"
+    count = max(n_cores(), len(devices)) if cpu else 2 * len(devices)
+    places = list(zip(devices, copies, strict=True))
+    return [
+        Lane(device, copy, _settings(device))
+        for device, copy in (places[k % len(places)] for k in range(count))
+    ]
+
+
+def _devices() -> list[Any]:
+    chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    if chosen is None:
+        return jax.local_devices()
+    return [chosen] if isinstance(chosen, jax.Device) else jax.local_devices(backend=chosen)[:1]
+
+
+def _settings(device: Any) -> Callable[[Callable], Callable]:
+    """Makes functions run in other threads as in this one: JAX has settings for each."""
+    x64 = jax.config.read("jax_enable_x64")
+
+    def under(function: Callable) -> Callable:
+        def call(*args: Any) -> Any:
+            with jax.enable_x64(x64), jax.default_device(device):
+                return function(*args)
+
+        return call
+
+    return under
+
+
+def n_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def batch_for(lane: Lane, settings: Settings) -> int:
+    """Stars at once: what fits the free memory of an accelerator, a fixed number on a CPU."""
+    if lane.device.platform == "cpu":
+        return CPU_BATCH
+    return batch_within(lane.device.memory_stats() or {}, bytes_per_star(lane.grid, settings))
+
+
+def batch_within(memory: Mapping[str, int], each: int) -> int:
+    """Stars that fit into `SHARE` of the free memory of a device at `each` bytes per star."""
+    if "bytes_limit" not in memory:
+        return UNKNOWN_MEMORY
+    free = memory["bytes_limit"] - memory.get("bytes_in_use", 0)
+    return int(max(1, min(MOST_AT_ONCE, SHARE * free // each)))
+
+
+def bytes_per_star(grid: TiledModels, settings: Settings) -> int:
+    """About what one star takes during the first round."""
+    tiles = grid.blocks.shape[0]
+    scores = min(settings.tiles or tiles, tiles) * grid.size
+    scored = TEMPORARIES * min(16, tiles) * grid.size
+    drawn = TEMPORARIES * settings.n_samples
+    return grid.blocks.dtype.itemsize * (scores + scored + drawn)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device has refused memory."""
+    return "RESOURCE_EXHAUSTED" in str(error)
