@@ -41,7 +41,7 @@ bench: $(VENV)/.installed-dev $(BENCH:%=bench-%)
 	$(BIN)/python benchmarks/table.py
 
 bench-against_brutus_large:
-	$(BIN)/python benchmarks/against_brutus.py --grid mist_large --stars 100
+	$(BIN)/python benchmarks/against_brutus.py --grid mist_large
 
 bench-%:
 	$(BIN)/python benchmarks/$*.py

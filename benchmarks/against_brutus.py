@@ -85,7 +85,7 @@ def main() -> None:
     arguments.add_argument("--stars", type=int, default=200)
     arguments.add_argument("--cores", type=int, default=2)
     arguments.add_argument("--seed", type=int, default=1)
-    arguments.add_argument("--repeats", type=int, default=3, help="timed fits of brutax")
+    arguments.add_argument("--repeats", type=int, default=5, help="timed fits of brutax")
     arguments.add_argument("--peer-repeats", type=int, default=1, help="timed fits of brutus")
     arguments.add_argument("--grid", default="mist_medium", choices=("mist_medium", "mist_large"))
     args = parse(arguments)

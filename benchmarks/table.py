@@ -72,7 +72,7 @@ def exactness(settings: Any, results: Any) -> list[Line]:
             command,
         ),
         (
-            "Effective draws per draw, default 1024",
+            "Effective draws per draw, at the defaults",
             f"{min(share):.2f}-{max(share):.2f} for each of these stars",
             command,
         ),
