@@ -123,6 +123,7 @@ def main() -> None:
     catalog = brutax.read_stars(mock, grid.bands)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
 
         def fit(name: str, **options: Any) -> brutax.FitResult:
             path = folder / f"{name}.h5"
