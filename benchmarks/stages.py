@@ -71,14 +71,15 @@ def stages(stars: Any, grid: Any, repeats: int) -> dict[str, Any]:
     keys, u = jax.random.split(jax.random.key(0), number), jnp.float32(0.3)
     how = {"most": settings.tiles, "size": settings.n_samples}
 
+    def look(star: Any, grid: Any) -> Any:
+        return shortlist(star, grid, prior, u, **how)
+
     def draw(star: Any, key: Any, grid: Any) -> Any:
-        found = shortlist(star, grid, prior, u, **how)
-        return draw_from_tiles(found, key, size=settings.n_samples)
+        return draw_from_tiles(look(star, grid), key, size=settings.n_samples)
 
     steps: dict[str, Callable] = {
         "tiles": lambda star, key, grid: score_tiles(star, grid.tiles, prior),
-        "scores": lambda star, key, grid: shortlist(star, grid, prior, u, **how),
-        "draws of models": draw,
+        "scores": draw,  # and the models drawn by them, which takes no time to speak of
         "refinement, draws, weights": lambda star, key, grid: posterior._sample(
             star, grid.models, prior, draw(star, key, grid), key, settings
         ),
@@ -99,7 +100,7 @@ def stages(stars: Any, grid: Any, repeats: int) -> dict[str, Any]:
     first = jax.tree.map(lambda x: x[0], data)
     looked = eqx.filter_jit(
         lambda data, grid: jax.lax.map(
-            lambda star: jnp.sum(jnp.any(steps["scores"](star, None, grid).scores > -jnp.inf, 1)),
+            lambda star: jnp.sum(jnp.any(look(star, grid).scores > -jnp.inf, axis=1)),
             data,
         )
     )(data, tiled)

@@ -2,10 +2,11 @@
 
 Tiles are scored first, then looked into, model by model, from the best on, until what is left
 holds a share OUTSIDE of the mass: by the scores of the tiles left, corrected by how the models of
-the tiles seen so far (weighted by mass) compare with theirs. Where models fall far short of their
-tiles (no model fits, but a mixture of them would) all tiles must be looked into. A share d of
-the draws then goes to tiles drawn from anywhere, those left outside above all, and
-only these are looked into besides. Models are drawn from
+the tiles seen so far (weighted by mass) compare with theirs. Where the two have nothing to do
+with each other (no model fits but a mixture of them would, or the models that fit are the rare
+ones of their tile) all tiles must be looked into. A share d of the draws then goes to tiles drawn
+from anywhere, those left outside above all, and only these are looked into besides. Models are
+drawn from
 
     q(k) = (1 - d) s_k / S [inside] + d r_tile h_k / H_tile,
 
@@ -29,8 +30,7 @@ from brutax.solver.tiles import TiledModels, score_tiles
 from brutax.utils.sampling import systematic_indices
 
 OUTSIDE = 5e-4  # share of the mass in tiles that are left to chance
-TRUSTED = 4.0  # nats by which models may fall short of their tiles before these say nothing
-EXCESS = 2.0  # nats above their tiles that models outside are reckoned with at most
+TRUSTED = 4.0  # nats between tiles and their models beyond which tiles say nothing about a star
 NOTHING = 1e-6  # the share known to be inside then
 STRIDE = 16  # tiles looked into at once
 FAR_SHARE = 1 / 32  # of the models, drawn from anywhere
@@ -98,8 +98,8 @@ def shortlist(
     def wanting(k: Array | int, sums: Array) -> Array:
         log_sum, ratio = compare(sums)
         rest = log_behind[stride * jnp.maximum(k, 1) - 1]
-        enough = rest + jnp.minimum(ratio, EXCESS) <= jnp.log(OUTSIDE) + log_sum
-        return ~(enough & (ratio >= -TRUSTED))
+        enough = rest + ratio <= jnp.log(OUTSIDE) + log_sum
+        return ~(enough & (jnp.abs(ratio) <= TRUSTED))
 
     @jax.jit  # traced once for both loops
     def look(place: Array, real: Array, tile: Array, found: tuple) -> tuple:
@@ -130,7 +130,7 @@ def shortlist(
     )
     count = jnp.minimum(k * stride, most)
     _, ratio = compare(found[1])
-    known = (ratio >= -TRUSTED) | (count == n_tiles)
+    known = (jnp.abs(ratio) <= TRUSTED) | (count == n_tiles)
     captured = jnp.where(known, jnp.clip(1.0 - behind[count - 1], NOTHING, 1.0), NOTHING)
 
     # tiles drawn from anywhere; those that are inside have been looked into, and none is twice
