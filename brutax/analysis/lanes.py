@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from brutax.solver import Settings, TiledModels
+from brutax.solver.shortlist import STRIDE
 
 log = logging.getLogger("brutax")
 
@@ -92,7 +93,7 @@ def bytes_per_star(grid: TiledModels, settings: Settings) -> int:
     """About what one star takes during the first round."""
     tiles = grid.blocks.shape[0]
     scores = min(settings.tiles or tiles, tiles) * grid.size
-    scored = TEMPORARIES * min(16, tiles) * grid.size
+    scored = TEMPORARIES * min(STRIDE, tiles) * grid.size
     drawn = TEMPORARIES * settings.n_samples
     return grid.blocks.dtype.itemsize * (scores + scored + drawn)
 

@@ -142,22 +142,20 @@ def write_out(
             todo, append = store.todo(), store.append
         else:
             check_target(path, len(catalog) * row_bytes(keeper.fields))
-            todo, making = (
-                np.arange(len(catalog)),
-                _make_aside(
-                    stack,
-                    path,
-                    source_id=ids,
-                    n_draws=runner.options.n_draws,
-                    parameters=parameter_names(runner.grid.models),
-                    levels=QUANTILES,
-                    fingerprint=fingerprint,
-                    attrs=attrs,
-                    labels=labels,
-                    models=grid.label_table,
-                    save_draws=output.save_draws,
-                    draw_dtype=output.draw_dtype,
-                ),
+            todo = np.arange(len(catalog))
+            making = _make_aside(
+                stack,
+                path,
+                source_id=ids,
+                n_draws=runner.options.n_draws,
+                parameters=parameter_names(runner.grid.models),
+                levels=QUANTILES,
+                fingerprint=fingerprint,
+                attrs=attrs,
+                labels=labels,
+                models=grid.label_table,
+                save_draws=output.save_draws,
+                draw_dtype=output.draw_dtype,
             )
 
             def append(rows: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
