@@ -79,7 +79,7 @@ class Options:
         drawn = max(self.n_draws, 1)  # without draws the one made is not kept
         first = Settings(n_samples=self.n_samples, n_draws=drawn)
         more = 4 * self.n_samples
-        second = replace(first, n_samples=more, tiles=10**9, survivors=4096, steps=10)
+        second = replace(first, n_samples=more, tiles=10**9, closely=True, survivors=4096, steps=10)
         last = replace(second, tiles=0, survivors=-1, quadrature=True)
         return {
             "auto": [first, second, last],

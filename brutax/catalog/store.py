@@ -57,7 +57,9 @@ def fields(
         "ml_cov_sar": Field((*draw, 3, 3), "f4", 0, "covariance of (scale, A_V, R_V) there"),
         "obj_log_post": Field(draw, "f4", 0, "ln posterior mass of that model"),
         "obj_log_evid": Field((), "f4", 0, "ln evidence"),
-        "obj_chi2min": Field((), "f4", 0, "smallest chi-square, parallax included"),
+        "obj_chi2min": Field(
+            (), "f4", 0, "smallest chi-square of the draws' modes, parallax included"
+        ),
         "obj_Nbands": Field((), "i2", 0, "bands used, plus one with a parallax"),
         "mc_ess": Field(draw, "f4", 0, "effective draws from the same model"),
     }

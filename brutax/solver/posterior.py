@@ -34,6 +34,7 @@ class Settings(eqx.Module):
     n_samples: int = eqx.field(static=True, default=512)  # weighted draws
     n_draws: int = eqx.field(static=True, default=250)  # equal-weight draws kept
     tiles: int = eqx.field(static=True, default=512)  # most tiles looked into; 0: score all models
+    closely: bool = eqx.field(static=True, default=False)  # all models decide about tiles
     survivors: int = eqx.field(static=True, default=0)  # models refined before drawing
     steps: int = eqx.field(static=True, default=4)  # Gauss-Newton steps
     quadrature: bool = eqx.field(static=True, default=False)  # weigh survivors by quadrature
@@ -223,23 +224,24 @@ def sample_star(
     models, size = grid.models, settings.n_samples
     if settings.tiles:
         u = jax.random.uniform(key_tile, (), dtype=models.log_prior.dtype)
-        found = shortlist(star, grid, prior, u, most=settings.tiles, size=size)
+        found = shortlist(
+            star, grid, prior, u, most=settings.tiles, size=size, closely=settings.closely
+        )
         if settings.survivors:
             scores, _ = refine_survivors(
                 star, models, prior, found.scores.ravel(), settings, found.row
             )
             found = with_scores(found, scores.reshape(found.scores.shape))
-        drawn, chi2 = draw_from_tiles(found, key_model, size=size), found.chi2
+        drawn = draw_from_tiles(found, key_model, size=size)
         total, captured = found.log_total, found.captured
     else:
         score = screen(star, models, prior)
         scores, captured = refine_survivors(star, models, prior, score.log_z, settings)
         drawn = draw_models(scores, key_model, size=size)
-        total, chi2 = jax.nn.logsumexp(scores), jnp.min(score.chi2)
+        total = jax.nn.logsumexp(scores)
     weighted = _sample(star, models, prior, drawn, key, settings)
     quantiles, mean, std = _summary(weighted, models)
-    chi2_min = jnp.minimum(chi2, jnp.min(weighted.chi2))
-    return Sampled(weighted, quantiles, mean, std, chi2_min, captured, total)
+    return Sampled(weighted, quantiles, mean, std, jnp.min(weighted.chi2), captured, total)
 
 
 @eqx.filter_jit

@@ -16,6 +16,7 @@ from brutax.solver.laplace import laplace
 from brutax.solver.objective import ETA_LIMIT, LN_PER_MAG, Expansion, Scalar, Theta, expand
 from brutax.solver.problem import Models, StarPrior, over_models
 
+SLACK = 40.0  # nats
 MIN_SNR = 3.0  # bands fainter than this have no magnitude; they count in the expansion only
 
 
@@ -43,13 +44,26 @@ def magnitudes(star: Stars) -> Magnitudes:
     return Magnitudes(mag, weight, modulus, jnp.where(good, (0.5 * LN_PER_MAG * snr) ** 2, 0.0))
 
 
+class Start(NamedTuple):
+    """A closed-form solution with the sums over bands that it rests on."""
+
+    theta: Theta
+    total: Scalar  # of the weights
+    mean_q: Scalar  # weighted mean of the reddening
+    s_qq: Scalar  # its weighted sum of squares about the mean
+
+
 def start(star: Stars, model: Models, prior: StarPrior, seen: Magnitudes | None = None) -> Theta:
     """The closed-form least-squares (distance modulus, A_V) in magnitudes, at the mean R_V.
 
     A good parallax counts as one more magnitude, that of the distance modulus; A_V has a weak
     prior, so that one band is enough for an answer. `seen` are the star's `magnitudes`.
     """
-    seen = magnitudes(star) if seen is None else seen
+    return solve(model, prior, magnitudes(star) if seen is None else seen).theta
+
+
+def solve(model: Models, prior: StarPrior, seen: Magnitudes) -> Start:
+    """The `start` of a model, and what it is made of."""
     rv, _ = prior.rv.moments()
     rv = jnp.clip(rv, prior.rv.low, prior.rv.high)
     low, high = prior.av.low, prior.av.high
@@ -70,7 +84,8 @@ def start(star: Stars, model: Models, prior: StarPrior, seen: Magnitudes | None 
     av = (s_qy + inv_std**2 * mean_av + weak * little) / (s_qq + prec)
     av = jnp.clip(av, low, high)
     eta = 0.5 * LN_PER_MAG * (mean_y - av * mean_q)
-    return Theta(jnp.clip(eta, -ETA_LIMIT, ETA_LIMIT), av, jnp.broadcast_to(rv, eta.shape))
+    theta = Theta(jnp.clip(eta, -ETA_LIMIT, ETA_LIMIT), av, jnp.broadcast_to(rv, eta.shape))
+    return Start(theta, total, mean_q, s_qq)
 
 
 class Score(NamedTuple):
@@ -85,8 +100,18 @@ def score_model(star: Stars, model: Models, prior: StarPrior) -> Score:
     return _score(expand(start(star, model, prior), star, model, prior), prior)
 
 
+def most_gain(chi2: Scalar) -> Scalar:
+    """Nats that an optimum elsewhere can be worth: not all of a large chi-square.
+
+    A model that is off by thousands of deviations would else owe its score to what rounding
+    leaves of the difference of two large numbers.
+    """
+    return 0.495 * chi2 + SLACK
+
+
 def _score(point: Expansion, prior: StarPrior) -> Score:
     log_z = laplace(point, prior, quick=True).log_z
+    log_z = jnp.minimum(log_z, most_gain(point.chi2) - point.phi)
     ok = jnp.isfinite(log_z)
     return Score(jnp.where(ok, log_z, -jnp.inf), jnp.where(ok, point.chi2, jnp.inf))
 

@@ -25,6 +25,7 @@ from brutax.core.star import Stars
 from brutax.solver.importance import FLAT_POWER, ModelDraws
 from brutax.solver.objective import Scalar
 from brutax.solver.problem import StarPrior
+from brutax.solver.quick import quick_screen, settled
 from brutax.solver.screen import screen
 from brutax.solver.tiles import TiledModels, score_tiles
 from brutax.utils.sampling import systematic_indices
@@ -46,7 +47,6 @@ class Shortlist(NamedTuple):
     sums: Float[Array, " place"]  # ln of the sum of the scores of a tile
     flat: Float[Array, " place"]  # the same of flattened scores
     log_flat_tile: Float[Array, " tile"]  # ln r
-    chi2: Scalar
     captured: Scalar  # share of the mass inside, by the scores of the tiles
 
     @property
@@ -66,13 +66,30 @@ class Shortlist(NamedTuple):
 
 
 def shortlist(
-    star: Stars, grid: TiledModels, prior: StarPrior, u: Scalar, *, most: int, size: int
+    star: Stars,
+    grid: TiledModels,
+    prior: StarPrior,
+    u: Scalar,
+    *,
+    most: int,
+    size: int,
+    closely: bool = False,
 ) -> Shortlist:
     """Scores tiles, and the models of the best (at most `most`) and of some drawn ones.
 
     `size` is the number of draws to come; `u`, uniform in [0, 1), decides about the drawn tiles.
+    Models are scored in magnitudes where that will do; `closely` keeps this to the ranking of
+    the tiles, for which all models are scored so.
     """
     log_mass = score_tiles(star, grid.tiles, prior)
+    one = jnp.argmax(log_mass)
+    simple = settled(star, grid.tiles.red[:, one], grid.tiles.dred[:, one], prior)
+    if closely:
+        log_mass = jax.lax.cond(
+            simple,
+            lambda: _sums(_by_tile(quick_screen(star, grid.models, prior), grid))[0],
+            lambda: log_mass,
+        )
     n_tiles, far = log_mass.shape[0], far_draws(size)
     stride = min(STRIDE, n_tiles)
     most = min(most, n_tiles)
@@ -101,18 +118,29 @@ def shortlist(
         enough = rest + ratio <= jnp.log(OUTSIDE) + log_sum
         return ~(enough & (jnp.abs(ratio) <= TRUSTED))
 
+    def score(which: Array, simple: Array) -> Array:
+        """Scores of the models of some tiles, (tile, member).
+
+        The condition also keeps the compiler from computing them again for each of their uses.
+        """
+        return jax.lax.cond(
+            simple,
+            lambda which: _by_tile(quick_screen(star, grid.members(which), prior), grid),
+            lambda which: _by_tile(screen(star, grid.members(which), prior).log_z, grid),
+            which,
+        )
+
     @jax.jit  # traced once for both loops
     def look(place: Array, real: Array, tile: Array, found: tuple) -> tuple:
-        scores, sums, flat, chi2 = found
+        scores, sums, flat = found
         which = jax.lax.dynamic_slice_in_dim(tile, place, stride)
-        score = screen(star, grid.members(which), prior)
-        rows = jnp.where(real[:, None], score.log_z.reshape(stride, grid.size), -jnp.inf)
+        rows = score(which, simple & (not closely))
+        rows = jnp.where(real[:, None], rows, -jnp.inf)
         sum_, flat_ = _sums(rows)
         return (
             jax.lax.dynamic_update_slice_in_dim(scores, rows, place, 0),
             jax.lax.dynamic_update_slice_in_dim(sums, sum_, place, 0),
             jax.lax.dynamic_update_slice_in_dim(flat, flat_, place, 0),
-            jnp.minimum(chi2, jnp.min(score.chi2)),
         )
 
     def near(state: tuple) -> tuple:
@@ -122,7 +150,7 @@ def shortlist(
         return k + 1, look(place, real, tile, found)
 
     nothing = jnp.full((tile.shape[0], grid.size), -jnp.inf, log_mass.dtype)
-    found = (nothing, nothing[:, 0], nothing[:, 0], jnp.full_like(total, jnp.inf))
+    found = (nothing, nothing[:, 0], nothing[:, 0])
     k, found = jax.lax.while_loop(
         lambda state: (state[0] < 1) | ((state[0] < rounds) & wanting(state[0], state[1][1])),
         near,
@@ -153,10 +181,14 @@ def shortlist(
         real = stride * k + jnp.arange(stride) < n_new
         return k + 1, look(places + stride * k, real, tile, found)
 
-    _, (scores, sums, flat, chi2) = jax.lax.while_loop(
+    _, (scores, sums, flat) = jax.lax.while_loop(
         lambda state: stride * state[0] < n_new, distant, (0, found)
     )
-    return Shortlist(tile, count, far_place, scores, sums, flat, log_r, chi2, captured)
+    return Shortlist(tile, count, far_place, scores, sums, flat, log_r, captured)
+
+
+def _by_tile(scores: Float[Array, " model"], grid: TiledModels) -> Float[Array, "tile member"]:
+    return scores.reshape(-1, grid.size)
 
 
 def _sums(scores: Float[Array, "tile member"]) -> tuple[Array, Array]:
