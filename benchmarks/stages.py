@@ -30,7 +30,7 @@ import brutax
 from brutax.analysis import Options, Output, Priors
 from brutax.analysis.setup import device_models, model_log_prior, repeat, star_priors
 from brutax.solver import Settings, fit_stars, posterior
-from brutax.solver.screen import screen
+from brutax.solver.quick import quick_screen
 from brutax.solver.shortlist import draw_from_tiles, shortlist
 from brutax.solver.tiles import score_tiles
 
@@ -107,7 +107,7 @@ def stages(stars: Any, grid: Any, repeats: int) -> dict[str, Any]:
     one_tile = tiled.members(jnp.arange(1))
     count = {
         "tiles": operations(lambda s, t: score_tiles(s, t, prior), first, tiled.tiles),
-        "one tile looked into": operations(lambda s, m: screen(s, m, prior), first, one_tile),
+        "one tile looked into": operations(lambda s, m: quick_screen(s, m, prior), first, one_tile),
     }
     return {
         "up_to_ms": {name: 1e3 * value / number for name, value in up_to.items()},

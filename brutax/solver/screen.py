@@ -79,7 +79,7 @@ def solve(model: Models, prior: StarPrior, seen: Magnitudes) -> Start:
     total = jnp.maximum(sum(weight for weight, _, _ in rows), 1e-6)
     mean_y = sum(weight * y for weight, y, _ in rows) / total
     mean_q = sum(weight * q for weight, _, q in rows) / total
-    s_qq = sum(weight * (q - mean_q) ** 2 for weight, _, q in rows)
+    s_qq = sum((weight * (q - mean_q) ** 2 for weight, _, q in rows), jnp.zeros_like(total))
     s_qy = sum(weight * (q - mean_q) * (y - mean_y) for weight, y, q in rows)
     av = (s_qy + inv_std**2 * mean_av + weak * little) / (s_qq + prec)
     av = jnp.clip(av, low, high)
