@@ -77,14 +77,14 @@ def start(args: Any, path: Path, cache: Path) -> subprocess.Popen:
 def kill_once(process: subprocess.Popen, moment: str, rng: np.random.Generator) -> dict[str, Any]:
     """Kills the child at a random instant of the given kind of moment; says what was done."""
     word = {"startup": None, "computing": "safe", "writing": "writing"}[moment]
-    done, wait = 0, rng.integers(1, 6)
+    done, wait = 0, rng.integers(1, 3)
     while word is not None and wait > 0:
         line = process.stdout.readline().split()
         if not line:
             break
         done = int(line[1]) if line[0] == "begin" else done
         wait -= line[0] == word
-    longest = {"startup": 5.0, "computing": 0.4, "writing": 0.02}[moment]
+    longest = {"startup": 5.0, "computing": 0.2, "writing": 0.02}[moment]
     time.sleep(rng.uniform(0, longest))
     process.send_signal(signal.SIGKILL)
     killed = process.wait() == -signal.SIGKILL
@@ -111,7 +111,7 @@ def sorted_by_id(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--stars", type=int, default=400)
+    arguments.add_argument("--stars", type=int, default=1642)
     arguments.add_argument("--kills", type=int, default=10)
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--child", type=Path, help="used by the script itself")
