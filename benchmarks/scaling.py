@@ -128,6 +128,8 @@ def draw(series: dict[str, list[dict[str, float]]], settings: dict[str, Any]) ->
             ax.grid(alpha=0.3, which="both", lw=0.5)
             if max(x) < 1000:
                 plain_log_ticks(ax.xaxis)
+            else:
+                ax.xaxis.set_minor_formatter("")
     axes[0, 0].set(ylabel="time per star  [ms]", yscale="log")
     axes[1, 0].set(ylabel="peak memory  [GB]", ylim=(0, None))
     plain_log_ticks(axes[0, 0].yaxis)
