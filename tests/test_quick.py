@@ -30,10 +30,10 @@ def problem(small_grid):
     return grid, prior
 
 
-def star_at(grid, dist, av, err, snr, *, rng=None, model=None):
+def star_at(grid, dist, av, err, snr, *, rng=None):
     """Photometry of a model that many others resemble."""
     models = grid.models
-    k = int(np.argmax(models.log_prior)) if model is None else model
+    k = int(np.argmax(models.log_prior))
     mag = models.mag[:, k] + av * (models.red[:, k] + 3.3 * models.dred[:, k])
     flux = 10.0 ** (-0.4 * np.asarray(mag, float)) / dist**2
     noise = 0.0 if rng is None else rng.normal(size=flux.size)

@@ -1,4 +1,4 @@
-"""Scores in magnitudes: several times as fast as `screen`, for stars that photometry settles.
+"""Scores in magnitudes: less work than `screen`, for stars that photometry settles.
 
 Where all bands are bright and fix the distance modulus of a model, the density is close to a
 Gaussian about the closed-form start of `screen`, and priors are flat across it. The mass of a
