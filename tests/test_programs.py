@@ -80,6 +80,15 @@ def test_what_a_program_depends_on_names_it(kept):
     assert TRACED == ["first", "second"]
 
 
+def test_arguments_that_are_not_used_have_shapes_too(kept):
+    def stage(_: None, inputs: dict, settings: int) -> Any:
+        return inputs["x"] * settings
+
+    for size in (3, 4):
+        out = Stages(stage)({"x": np.arange(2.0), "unused": np.zeros(size)}, (2,))
+        np.testing.assert_array_equal(out, [0.0, 2.0])
+
+
 def test_code_that_changes_nothing_needs_no_compilation(kept, monkeypatch):
     x = np.arange(3.0)
     call(x)

@@ -92,7 +92,9 @@ class Stages:
                 shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in lowered.out_info)
                 last = _Outcome(shapes, function.tree)
                 # compiles while the next one is traced
-                waiting[key] = pool.submit(_compiled, missing[key], lowered, last)
+                waiting[key] = pool.submit(
+                    _compiled, missing[key], lowered, last, str(lowered.in_avals)
+                )
             self.ready |= {key: program.result() for key, program in waiting.items()}
         return [self.ready[key] for key in keys]
 
@@ -201,9 +203,12 @@ def _load(name: str) -> _Program | None:
         return None
 
 
-def _compiled(name: str, lowered: Any, outcome: _Outcome) -> _Program:
-    """Compiles, unless the same program is there under another name: code that changed nothing."""
-    what = shelf.name_of(lowered.as_text(), str(outcome), shelf.circumstances())
+def _compiled(name: str, lowered: Any, outcome: _Outcome, arguments: str) -> _Program:
+    """Compiles, unless the same program is there under another name: code that changed nothing.
+
+    `arguments` are also those that the program does not use, which its text leaves out.
+    """
+    what = shelf.name_of(lowered.as_text(), str(outcome), arguments, shelf.circumstances())
     shelf.write(f"{name}.link", what.encode())
     known = _load(name)
     if known:
