@@ -39,11 +39,12 @@ import jax
 marks = [time.perf_counter()]
 mark = lambda: marks.append(time.perf_counter())
 import brutax
-from brutax.analysis.setup import device_models, model_log_prior
+from brutax.analysis.options import Priors
+from brutax.analysis.setup import ready_models
 mark()
 grid = brutax.StarGrid.read(sys.argv[1], bands=sys.argv[2].split(","))
 mark()
-device_models(grid, model_log_prior(grid))
+ready_models(grid, Priors())
 mark()
 spans = []
 def heard(event, duration, **_):

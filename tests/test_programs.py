@@ -14,7 +14,7 @@ from brutax.analysis import setup
 from brutax.analysis.options import Priors
 from brutax.priors import UniformAv
 from brutax.utils import shelf
-from brutax.utils.programs import Stages, describe
+from brutax.utils.programs import Stages, _key, describe
 
 TRACED: list[str] = []
 
@@ -75,9 +75,12 @@ def test_what_a_program_depends_on_names_it(kept):
     assert TRACED == ["second"]  # settings
     assert_right(call(x, (3, "sum")), x, factor=3)
     assert TRACED == ["first"]
-    with jax.enable_x64(not jax.config.read("jax_enable_x64")):
-        assert_right(call(x), x)
-    assert TRACED == ["first", "second"]
+    for traced in (["first", "second"], []):  # loaded the second time
+        with jax.enable_x64(not jax.config.read("jax_enable_x64")):
+            assert_right(call(x), x)
+        assert TRACED == traced
+    call(x)
+    assert TRACED == []
 
 
 def test_arguments_that_are_not_used_have_shapes_too(kept):
@@ -122,6 +125,13 @@ def test_nothing_is_kept_without_a_folder_nor_inside_other_programs(kept):
     jax.config.update("jax_compilation_cache_dir", None)
     assert_right(call(x), x)
     assert not kept.exists()
+
+
+def test_programs_for_another_device_than_the_first_are_not_kept(kept):
+    inputs = {"x": np.arange(3.0)}
+    for device, is_kept in ((jax.local_devices()[0], True), ("cpu", True), ("tpu", False)):
+        with jax.default_device(device):
+            assert (_key(inputs) is not None) == is_kept
 
 
 def test_code_from_elsewhere_is_not_kept(kept):

@@ -238,7 +238,7 @@ class Runner:
             for count in np.unique(needed)
         ]
 
-    def settle(self, todo: np.ndarray) -> None:
+    def _settle(self, todo: np.ndarray) -> None:
         """Finds out which rows can be scored in magnitudes."""
         size = CPU_BATCH if todo.size <= CPU_BATCH else SETTLED_AT_ONCE
         for first in range(0, todo.size, size):
@@ -338,10 +338,9 @@ class Runner:
         rounds = math.ceil(todo.size / (len(lanes) * runners[0].batch))
         batches = [rows for rows in np.array_split(todo, max(len(lanes) * rounds, 1)) if rows.size]
         if first.survivors >= 0:
-            runners[0].settle(todo)
-            kinds = np.unique(self.quick[todo]).tolist() if len(batches) > 1 else []
-            for kind in kinds:  # compiles, before several threads would
-                runners[0]._prepare(replace(first, quick=kind))
+            runners[0]._settle(todo)
+            for kind in np.unique(self.quick[todo]) if len(batches) > 1 else ():
+                runners[0]._prepare(replace(first, quick=bool(kind)))  # before several threads do
         unwritten: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
 
         def flush() -> None:
@@ -376,6 +375,7 @@ class Runner:
         return self._within_memory(lambda: self._rounds(rows))
 
     def _prepare(self, settings: Settings) -> None:
+        """Has a program ready: fits a batch of padding alone, which costs nothing."""
         self._within_memory(lambda: self.dispatch(np.empty(0, int), settings, 0))
 
     def _within_memory(self, work: Callable[[], T]) -> T:

@@ -22,7 +22,7 @@ from brutax.solver.quick import settled
 from brutax.solver.refine import refine
 from brutax.solver.screen import screen, start, where_seen
 from brutax.solver.shortlist import draw_from_tiles, rank_closely, shortlist, with_scores
-from brutax.solver.tiles import Tile, TiledModels, score_tiles
+from brutax.solver.tiles import TiledModels, score_tiles
 from brutax.utils.programs import Stages
 from brutax.utils.sampling import quantile_by_integers, systematic_indices
 
@@ -310,7 +310,7 @@ class Batch(NamedTuple):
     grid: TiledModels
     prior: StarPrior  # without A_V
     av: Any  # prior of A_V, with a leading axis
-    keys: Key[Array, " star"]
+    keys: Key[Array, " star"] | None  # of what draws nothing
 
     def map(self, one: Callable, settings: Settings, *others: Any) -> Any:
         """`one(star, prior, keys, *others)` of every star, keys a pair.
@@ -389,18 +389,10 @@ def fit_stars(
     return _fit(batch, (ranking, choosing, weighing, concluding))
 
 
-class Sights(NamedTuple):
-    """What decides how stars are scored."""
-
-    stars: Stars
-    tiles: Tile
-    prior: StarPrior  # without A_V
-    av: Any  # prior of A_V, with a leading axis
-
-
-def _settle_batch(_: None, batch: Sights, side_by_side: int) -> Bool[Array, " star"]:
-    share = jax.nn.softmax(batch.tiles.log_prior)
-    red, dred = (jnp.sum(share[None] * x, axis=1) for x in (batch.tiles.red, batch.tiles.dred))
+def _settle_batch(_: None, batch: Batch, side_by_side: int) -> Bool[Array, " star"]:
+    tiles = batch.grid.tiles
+    share = jax.nn.softmax(tiles.log_prior)
+    red, dred = (jnp.sum(share[None] * x, axis=1) for x in (tiles.red, tiles.dred))
 
     def one(inputs: tuple) -> Array:
         star, av = inputs
@@ -421,7 +413,7 @@ def settled_stars(
 
     `av` as in `fit_stars`; models are taken to be reddened as the grid is in the mean.
     """
-    batch = Sights(stars, grid.tiles, StarPrior(prior.distance, None, prior.rv), av)
+    batch = Batch(stars, grid, StarPrior(prior.distance, None, prior.rv), av, None)
     return _settle(batch, (side_by_side,))
 
 

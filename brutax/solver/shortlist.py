@@ -52,7 +52,8 @@ class Shortlist(NamedTuple):
     @property
     def inside(self) -> Float[Array, " place"]:
         """ln of the sums of the tiles inside; -inf for the others."""
-        return jnp.where(jnp.arange(self.sums.shape[0]) < self.n_inside, self.sums, -jnp.inf)
+        place = jnp.arange(self.sums.shape[0], dtype=self.n_inside.dtype)
+        return jnp.where(place < self.n_inside, self.sums, -jnp.inf)
 
     @property
     def log_total(self) -> Scalar:
@@ -150,13 +151,17 @@ def shortlist(
         real = jnp.arange(tile.shape[0]) < places + jnp.sum(new)
         return _Round(tile, real, count, far_place, log_r, captured)
 
+    nothing = jnp.full((ranked.shape[0], grid.size), -jnp.inf, log_mass.dtype)
+
     def look(state: tuple) -> tuple:
         """Scores the models of the next tiles."""
         k, place, which, found = state
         tile, real = (
             jax.lax.dynamic_slice_in_dim(x, place, stride) for x in (which.tile, which.real)
         )
-        rows = jnp.where(real[:, None], score(tile), -jnp.inf)
+        # always true, but keeps the compiler from scoring again for each use of the scores
+        rows = jax.lax.cond(jnp.any(real), score, lambda _: nothing[:stride], tile)
+        rows = jnp.where(real[:, None], rows, -jnp.inf)
         new = (rows, *_sums(rows))
         found = tuple(
             jax.lax.dynamic_update_slice_in_dim(x, y, place, 0)
@@ -176,10 +181,9 @@ def shortlist(
             real = which.real[jnp.minimum(place, ranked.shape[0] - 1)] & (k < far_rounds)
             return jnp.where(phase == 0, wanting(k, found[1]), real)
 
-        start = jnp.where(phase == 0, 0, places)
+        start = jnp.where(phase == 0, 0, places).astype(jnp.int32)
         return jax.lax.while_loop(more, look, (jnp.int32(0), start, which, found))
 
-    nothing = jnp.full((ranked.shape[0], grid.size), -jnp.inf, log_mass.dtype)
     state = (jnp.int32(0), jnp.int32(0), best_first(), (nothing, nothing[:, 0], nothing[:, 0]))
     _, _, which, (scores, sums, flat) = jax.lax.fori_loop(0, 2, go, state)
     return Shortlist(

@@ -2,7 +2,9 @@
 
 Tracing, lowering and compiling the fit of one star takes many times as long as the fit. JAX's cache
 spares the compilation alone; here the executables themselves are kept (`brutax.utils.shelf`), named
-by everything that they depend on, so that a later process neither traces nor lowers.
+by everything that they depend on, so that a later process neither traces nor lowers. They are
+pickles, trusted as JAX trusts what is in its own cache: whoever can write into that folder can run
+code as its user.
 """
 
 import dataclasses
@@ -69,7 +71,7 @@ class Stages:
         state = []
         for program in programs:
             state = program.compiled(*state, *leaves)
-        return jax.tree.unflatten(programs[-1].tree, state)
+        return jax.tree.unflatten(programs[-1].outcome.tree, state)
 
     def _programs(self, keys: list[tuple], inputs: Any, flat: "_Inputs") -> list["_Program"]:
         """The programs of some keys: those at hand, those on the shelf, and new ones."""
@@ -120,10 +122,6 @@ class _Program(NamedTuple):
     compiled: Any
     outcome: _Outcome
 
-    @property
-    def tree(self) -> Any:
-        return self.outcome.tree
-
 
 class _Flat:
     """A stage as a function of the leaves of its arguments."""
@@ -155,7 +153,9 @@ def _key(inputs: Any) -> str | None:
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(inputs)):
         return None
     eager = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
-    if shelf.folder() is None or eager or len(jax.local_devices()) > 1:
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    elsewhere = device is not None and device not in (jax.local_devices()[0], jax.default_backend())
+    if shelf.folder() is None or eager or elsewhere or len(jax.local_devices()) > 1:
         return None
     try:
         return repr((describe(inputs), bool(jax.config.read("jax_enable_x64"))))
