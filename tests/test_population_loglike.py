@@ -117,18 +117,58 @@ def test_likelihood_is_the_mixture_averaged_over_the_isochrone(data, dim_prior, 
     assert plain == total
 
 
-def test_recorded_numbers_of_brutus(data):
-    """What brutus 1.2.0 returns for these data (star 4 left out, which it cannot see)."""
+# what brutus 1.2.0 returns for these data (star 4 left out, which makes its likelihood -inf):
+# sums over finite elements of what every function returns, and the likelihood of every star
+GRID_SUMS = {
+    "photometry": 0.00046579163244187395,
+    "masses": 153.39737288135592,
+    "smf_values": 82.5,
+    "mass_jacobians": 3.5065677966101694,
+    "smf_jacobians": 75.0,
+}
+SUMS = {  # with `dim_prior`, without
+    "lnl_cluster": (-20219158192.906292, -20219032307.592537),
+    "lnl_outlier": (-25959.80264080844, 104084.06000297931),
+    "lnl_mixture": (-28526.643239465935, 100329.28799722705),
+}
+PER_STAR = {
+    True: [
+        -7.778862590916185, -7.378896894093688, -7.575465326724536, -8.328459072073498,
+        -8.850623148096755, -7.927671289956318, -6.1485207564789865, -7.5993989685783525,
+        -7.917426793672823, -7.4147699748543925, -7.7866840523429675,
+    ],
+    False: [
+        68.3519132465398, 69.20102105590489, 56.14669337541432, 51.59991367906388,
+        48.14850629489857, 73.4395209033159, 64.93593152076723, 76.9278073268082,
+        56.98088185529041, 58.211917866041674, 73.73441426844634,
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dim_prior", [True, False])
+def test_every_function_returns_what_brutus_does(data, dim_prior):
     flux, err, mask, plx, perr = (np.delete(x, 4, axis=0) for x in data)
-    for dim_prior, recorded in RECORDED.items():
-        total = isochrone_population_loglike(
-            THETA, Toy(), flux, err, plx, perr, 0.9, dim_prior, mask=mask, **GRID
-        )
-        assert total == pytest.approx(recorded, rel=1e-12)
-
-
-# benchmarks/clusters.py compares both packages function by function
-RECORDED = {True: -84.7067788677885, False: 697.6785213924911}
+    total, parts = isochrone_population_loglike(
+        THETA,
+        Toy(),
+        flux,
+        err,
+        plx,
+        perr,
+        0.9,
+        dim_prior,
+        mask=mask,
+        return_components=True,
+        **GRID,
+    )
+    np.testing.assert_allclose(parts["lnl_per_object"], PER_STAR[dim_prior], rtol=0, atol=1e-10)
+    assert total == pytest.approx(sum(PER_STAR[dim_prior]), rel=0, abs=1e-10)
+    for name, expected in GRID_SUMS.items():
+        assert np.nansum(parts["isochrone_grid"][name]) == pytest.approx(expected, rel=1e-13)
+    for name, expected in SUMS.items():
+        values = parts[name]
+        total = np.sum(values[np.isfinite(values)])
+        assert total == pytest.approx(expected[not dim_prior], rel=1e-12)
 
 
 def test_probabilities_per_star_and_blocks_of_stars(data, monkeypatch):
@@ -263,6 +303,8 @@ def test_mistakes_raise(data):
         isochrone_population_loglike(THETA, Toy(), flux, err, cluster_prob=[0.1, 0.2])
     with pytest.raises(TypeError, match="p_value_cutt"):
         isochrone_population_loglike(THETA, Toy(), flux, err, p_value_cutt=1e-3, **GRID)
+    with pytest.raises(TypeError, match="sigma_clip"):  # also where theta is impossible
+        isochrone_population_loglike([np.nan] * 6, Toy(), flux, err, sigma_clip=3.0, **GRID)
     with pytest.raises(ValueError, match="no star"):
         generate_isochrone_population_grid(Toy(), 0.0, 13.0, 0.1, 3.3, 500.0, **GRID)
 

@@ -70,6 +70,10 @@ def isochrone_population_loglike(
     dark = ~(use > 0).any(axis=1)
     per_star = np.full(count, -np.inf)
     cluster = outlier = mixture = None
+    if grid is None and outlier_model_func is None:  # mistakes raise at any theta
+        compute_isochrone_outlier_loglike(
+            flux, err, None, plx, perr, dim_prior, mask=use, **outlier_kwargs
+        )
     if grid is not None:
         outlier = compute_isochrone_outlier_loglike(
             flux, err, grid, plx, perr, dim_prior, outlier_model_func, use, **outlier_kwargs
