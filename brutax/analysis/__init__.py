@@ -3,10 +3,26 @@
 from brutax.analysis.api import band_systems as band_systems
 from brutax.analysis.api import fit as fit
 from brutax.analysis.api import open_grid as open_grid
+from brutax.analysis.coeval import isochrone_population_loglike as isochrone_population_loglike
 from brutax.analysis.individual import BruteForce as BruteForce
 from brutax.analysis.mock import mock_catalog as mock_catalog
 from brutax.analysis.options import Priors as Priors
 from brutax.analysis.output import Output as Output
 from brutax.analysis.output import posterior_path as posterior_path
 from brutax.analysis.output import progress_bar as progress_bar
+from brutax.analysis.populations import (
+    apply_isochrone_mixture_model as apply_isochrone_mixture_model,
+)
+from brutax.analysis.populations import (
+    compute_isochrone_cluster_loglike as compute_isochrone_cluster_loglike,
+)
+from brutax.analysis.populations import (
+    compute_isochrone_outlier_loglike as compute_isochrone_outlier_loglike,
+)
+from brutax.analysis.populations import (
+    generate_isochrone_population_grid as generate_isochrone_population_grid,
+)
+from brutax.analysis.populations import (
+    marginalize_isochrone_grid as marginalize_isochrone_grid,
+)
 from brutax.analysis.run import Options as Options
