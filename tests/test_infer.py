@@ -146,6 +146,7 @@ def test_bad_problems_are_refused_by_name():
         prior = {"a": dist.Uniform(-1.0, 1.0), "b": dist.Normal(0.0, 1.0)}
         like = lambda p, d: jnp.where(p["a"] > 2.0, jnp.sqrt(p["a"] - 2.0), 0.0) + p["b"]  # noqa: E731
         infer.Problem(prior, like).check()
+    infer.Problem(prior, like).check(gradient=False)  # as for nested sampling
     with pytest.raises(ValueError, match="no parameter is free"):
         infer.Problem({"a": 1.0}, gaussian)
     with pytest.raises(ValueError, match="discrete"):
@@ -317,3 +318,39 @@ def test_views_of_a_posterior(by_nuts, by_nested):
 def test_to_arviz(by_nuts):
     pytest.importorskip("arviz")
     assert by_nuts.to_arviz().posterior["a"].shape == (4, 1000)
+
+
+def test_the_example_of_the_docs(tmp_path, monkeypatch):
+    """A user's own model runs as written, and finds what the image was made with."""
+    page = (Path(__file__).parents[1] / "docs" / "inference.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    lines = [line for line in code.splitlines() if line.strip()]
+    assert len(lines) < 20
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    code = code.replace('"nested", key=0', '"nested", key=0, num_live=100')
+    exec(compile(code, "inference.md", "exec"), names)
+    assert names["post"].ok
+    for name, value in {"peak": 3.0, "radius": 4.0, "n": 1.0}.items():
+        row = names["post"].summary()[name]
+        assert abs(row.mean - value) < 4 * row.std and row.std < 0.2
+
+
+def test_map_is_the_maximum_of_the_density_in_the_parameters(tmp_path):
+    """A measured amplitude, 0.978 +- 0.113: with a normal prior the weighted mean; with a
+    log-uniform one the root of (x - m) / s^2 = -1/x."""
+
+    def measured(params, data):
+        return -0.5 * ((params["x"] - data) / 0.113) ** 2
+
+    prior = {"x": dist.Normal(1.2, 0.1)}
+    path = tmp_path / "map.h5"
+    post = infer.fit(infer.Problem(prior, measured, 0.978), "map", checkpoint=path, num_starts=8)
+    weight = np.array([0.113, 0.1]) ** -2.0
+    expected = weight @ [0.978, 1.2] / weight.sum()
+    np.testing.assert_allclose(post.best["x"], expected, rtol=1e-4)
+    assert post.ok and post.stats["starts_agree"] == 8
+    prior = {"x": dist.LogUniform(0.01, 10.0)}
+    post = infer.fit(infer.Problem(prior, measured, 0.978), "map", num_starts=8)
+    expected = 0.5 * (0.978 + np.sqrt(0.978**2 - 4 * 0.113**2))
+    np.testing.assert_allclose(post.best["x"], expected, rtol=1e-4)

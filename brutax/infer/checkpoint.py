@@ -17,7 +17,7 @@ import h5py
 import jax
 import numpy as np
 
-from brutax.utils.durable import differences, digest, replace
+from brutax.utils.durable import differences, digest, read_datasets, replace
 
 MAGIC = "brutax.infer checkpoint"
 SCHEMA = 1
@@ -132,13 +132,13 @@ def unpack(arrays: dict[str, np.ndarray], like: Any) -> tuple[Any, dict[str, lis
 
 
 def _plain(leaf: Any) -> np.ndarray:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return np.asarray(jax.random.key_data(leaf))
     return np.asarray(leaf)
 
 
 def _as(value: np.ndarray, like: Any) -> Any:
-    if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
+    if jax.numpy.issubdtype(like.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jax.numpy.asarray(value))
     if value.shape != like.shape or value.dtype != like.dtype:
         raise CheckpointError(f"state is {value.dtype}{value.shape}, not {like.dtype}{like.shape}")
@@ -166,13 +166,8 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             raise ValueError("not a checkpoint of brutax")
         if file.attrs["schema"] != SCHEMA:
             raise ValueError(f"schema {file.attrs['schema']}, this version reads {SCHEMA}")
-        arrays: dict[str, np.ndarray] = {}
-        file.visititems(
-            lambda name, item: (
-                arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
-            )
-        )
+        arrays = read_datasets(file)
         text = str(file.attrs["identity"])
-        if _checksum(arrays, text) != file.attrs["sha256"]:
+        if _checksum(arrays, text) != str(file.attrs["sha256"]):
             raise ValueError("damaged: its checksum does not fit")
         return arrays, json.loads(text)

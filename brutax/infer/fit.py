@@ -12,7 +12,7 @@ from brutax.infer.checkpoint import Session
 from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Problem
 
-METHODS = {"nuts": "brutax.infer.methods.nuts", "nested": "brutax.infer.methods.nested"}
+METHODS = {name: f"brutax.infer.methods.{name}" for name in ("nuts", "nested", "map")}
 PROBE_TOLERANCE = 1e-6  # relative, of the densities by which a problem is recognised
 
 
@@ -59,7 +59,7 @@ def _fit(
     resume: Any,
     save_every: float,
 ) -> Posterior:
-    check = problem.check()
+    check = problem.check(gradient=module.NEEDS_GRADIENT)
     held = {k: v for k, v in dataclasses.asdict(chosen).items() if k not in module.Options.free}
     identity = {
         "method": method,

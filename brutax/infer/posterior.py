@@ -1,7 +1,6 @@
 """What a run returns: weighted draws, evidence, and whether to trust them."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import h5py
 import numpy as np
 
 from brutax.utils import quantile
-from brutax.utils.durable import replace
+from brutax.utils.durable import read_datasets, replace
 
 MAGIC = "brutax.infer posterior"
 
@@ -133,24 +132,19 @@ class Posterior:
         with h5py.File(path, "r") as file:
             if file.attrs.get("magic") != MAGIC:
                 raise ValueError(f"{path} is not a posterior written by brutax.infer")
-            stats: dict[str, Any] = {}
-            if "stats" in file:
-                file["stats"].visititems(
-                    lambda name, item: (
-                        stats.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
-                    )
-                )
-            attrs: Mapping[str, Any] = file.attrs
-            return cls(
-                method=str(attrs["method"]),
-                samples={n: file[f"samples/{n}"][()] for n in json.loads(attrs["order"])},
-                weights=file["weights"][()],
-                log_likelihood=file["log_likelihood"][()],
-                log_prior=file["log_prior"][()],
-                n_chains=int(attrs["n_chains"]),
-                logz=float(attrs["logz"]),
-                logz_err=float(attrs["logz_err"]),
-                stats=stats,
-                warnings=tuple(json.loads(attrs["warnings"])),
-                meta=json.loads(attrs["meta"]),
-            )
+            arrays = read_datasets(file)
+            attrs: dict[str, Any] = dict(file.attrs)
+        stats = {k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith("stats/")}
+        return cls(
+            method=str(attrs["method"]),
+            samples={name: arrays[f"samples/{name}"] for name in json.loads(str(attrs["order"]))},
+            weights=arrays["weights"],
+            log_likelihood=arrays["log_likelihood"],
+            log_prior=arrays["log_prior"],
+            n_chains=int(attrs["n_chains"]),
+            logz=float(attrs["logz"]),
+            logz_err=float(attrs["logz_err"]),
+            stats=stats,
+            warnings=tuple(json.loads(str(attrs["warnings"]))),
+            meta=json.loads(str(attrs["meta"])),
+        )

@@ -66,11 +66,11 @@ class Problem:
         leaves, structure = jax.tree.flatten(self.data)
         return digest(str(structure), *(np.asarray(leaf) for leaf in leaves))
 
-    def check(self) -> Check:
-        """Looks at likelihood and gradient at prior draws; raises ValueError where they fail."""
+    def check(self, *, gradient: bool = True) -> Check:
+        """Looks at likelihood and `gradient` at prior draws; raises ValueError where they fail."""
         keys = jax.random.split(jax.random.key(0), N_PROBES)
         z = jax.vmap(self.sample_real)(keys)
-        out, grad = _probe(z, self.data, self)
+        out, grad = _probe(z, self.data, self, gradient)
         log_like = np.asarray(out.log_likelihood)
         if log_like.shape != (N_PROBES,):
             raise ValueError(
@@ -82,7 +82,7 @@ class Problem:
         bad = [
             name
             for name, free in self.prior.free.items()
-            if not np.all(np.isfinite(np.asarray(grad)[seen, free.start : free.stop]))
+            if gradient and not np.all(np.isfinite(np.asarray(grad)[seen, free.start : free.stop]))
         ]
         if bad:
             raise ValueError(
@@ -92,7 +92,10 @@ class Problem:
         return Check(log_like, np.asarray(out.log_prior), self.prior.without_icdf, str(z.dtype))
 
 
-def _probe(z: Any, data: Any, problem: Problem) -> tuple[Density, Any]:
+def _probe(z: Any, data: Any, problem: Problem, gradient: bool) -> tuple[Density, Any]:
+    if not gradient:
+        return jax.jit(jax.vmap(lambda z: problem.density(z, data)))(z), z
+
     def target(z: Any) -> tuple[Any, Density]:
         out = problem.density(z, data)
         return jnp.sum(out.log_target), out

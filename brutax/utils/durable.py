@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 
@@ -56,3 +57,15 @@ def short(value: Any) -> str:
     """A value as text of at most 60 characters."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def read_datasets(file: h5py.File) -> dict[str, np.ndarray]:
+    """All datasets of an HDF5 file as arrays; groups are joined with '/'."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    file.visititems(visit)
+    return arrays

@@ -21,6 +21,8 @@ from brutax.infer.problem import Problem
 
 N_VOLUMES = 200  # simulated sequences of prior volumes, for the error of the evidence
 
+NEEDS_GRADIENT = False
+
 
 @dataclass(frozen=True)
 class Options:
@@ -120,8 +122,9 @@ def _posterior(
             for name in StateWithLogLikelihood._fields
         }
     )
+    no_record: Any = None  # of the moves
     volumes = ns_utils.log_weights(
-        jax.random.fold_in(key, 2**32 - 1), NSInfo(particles, None), shape=N_VOLUMES
+        jax.random.fold_in(key, 2**32 - 1), NSInfo(particles, no_record), shape=N_VOLUMES
     )
     evidences = np.asarray(jax.nn.logsumexp(volumes, axis=0))
     log_weights = np.asarray(jnp.mean(volumes, axis=1), np.float64)

@@ -21,6 +21,8 @@ from brutax.infer.problem import Problem
 N_TRIES = 64  # prior draws per chain among which one of finite density is looked for
 MAX_RHAT, MIN_ESS = 1.01, 400.0  # Vehtari et al. (2021), arXiv:1903.08008
 
+NEEDS_GRADIENT = True
+
 
 @dataclass(frozen=True)
 class Options:
