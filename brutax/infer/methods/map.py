@@ -51,7 +51,7 @@ def _advance(state: Any, data: Any, problem: Problem, options: Options) -> Any:
     def move(z: Any, memory: Any) -> tuple[Any, Any]:
         value, grad = optax.value_and_grad_from_state(height)(z, state=memory)
         update, memory = search.update(grad, memory, z, value=value, grad=grad, value_fn=height)
-        new = optax.apply_updates(z, update)
+        new: Any = optax.apply_updates(z, update)
         return jnp.where(jnp.isfinite(height(new)), new, z), memory
 
     def step(_: Any, state: Any) -> Any:
