@@ -67,12 +67,12 @@ def stages(stars: Any, grid: Any, repeats: int) -> dict[str, Any]:
     """Milliseconds per star up to each stage, and the tiles looked into."""
     tiled, _ = device_models(grid, model_log_prior(grid))
     prior, _ = star_priors(Priors(), stars.coords)
-    data, settings, number = stars.stars(), Settings(), len(stars)
+    data, settings, number = stars.stars(), Settings(quick=True), len(stars)
     keys, u = jax.random.split(jax.random.key(0), number), jnp.float32(0.3)
-    how = {"most": settings.tiles, "size": settings.n_samples}
+    how = {"most": settings.tiles, "size": settings.n_samples, "quick": settings.quick}
 
     def look(star: Any, grid: Any) -> Any:
-        return shortlist(star, grid, prior, u, **how)
+        return shortlist(star, grid, prior, score_tiles(star, grid.tiles, prior), u, **how)
 
     def draw(star: Any, key: Any, grid: Any) -> Any:
         return draw_from_tiles(look(star, grid), key, size=settings.n_samples)
@@ -83,8 +83,15 @@ def stages(stars: Any, grid: Any, repeats: int) -> dict[str, Any]:
         "refinement, draws, weights": lambda star, key, grid: posterior._sample(
             star, grid.models, prior, draw(star, key, grid), key, settings
         ),
-        "summaries": lambda star, key, grid: posterior.sample_star(
-            star, grid, prior, key, settings
+        "summaries": lambda star, key, grid: posterior.weigh_draws(
+            star,
+            grid,
+            prior,
+            posterior.choose_models(
+                star, grid, prior, score_tiles(star, grid.tiles, prior), key, settings
+            ),
+            key,
+            settings,
         ),
     }
     up_to = {}

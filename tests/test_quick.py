@@ -14,7 +14,7 @@ from brutax.solver import shortlist as shortlist_module
 from brutax.solver.problem import StarPrior
 from brutax.solver.quick import quick_screen, settled
 from brutax.solver.screen import screen
-from brutax.solver.shortlist import shortlist
+from brutax.solver.shortlist import rank_closely, shortlist
 
 # distance [kpc], A_V, error of fluxes, parallax S/N: 0 for none
 CASES = [(0.3, 0.0, 0.02, 100.0), (1.0, 0.5, 0.02, 20.0), (2.0, 3.0, 0.01, 5.0)]
@@ -120,7 +120,8 @@ def test_tiles_ranked_by_their_models_hold_the_mass(problem, rng, monkeypatch):
     star = star_at(grid, 0.05, 0.1, 0.005, 1000.0, rng=rng)
     full = full_score(star, grid.models, prior).log_z.reshape(-1, grid.size)
     sums = np.asarray(jax.nn.logsumexp(full, axis=1))
-    found = shortlist(star, grid, prior, jnp.float32(0.4), most=10**9, size=256, closely=True)
+    ranked = rank_closely(star, grid, prior)
+    found = shortlist(star, grid, prior, ranked, jnp.float32(0.4), most=10**9, size=256)
     count = int(found.n_inside)
     assert count < sums.size // 2
     best = set(np.asarray(found.tile[:count]).tolist())

@@ -77,10 +77,11 @@ def test_tile_mass_is_that_of_its_models(tiled):
 @eqx.filter_jit
 def ratios(star, grid, prior, keys, most):
     scores = screen(star, grid.models, prior).log_z
+    log_mass = score_tiles(star, grid.tiles, prior)
 
     def one(key):
         u = jax.random.uniform(key)
-        found = shortlist(star, grid, prior, u, most=most, size=256)
+        found = shortlist(star, grid, prior, log_mass, u, most=most, size=256)
         drawn = draw_from_tiles(found, key, size=256)
         return scores[drawn.model] - drawn.log_q, found.captured
 

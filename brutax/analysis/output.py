@@ -36,7 +36,7 @@ from brutax.solver import QUANTILES, StarPrior, parameter_names
 
 log = logging.getLogger("brutax")
 
-SOLVER = 5  # goes up where the same call gives other draws: files of both are not mixed
+SOLVER = 6  # goes up where the same call gives other draws: files of both are not mixed
 COARSE = 0.1  # sigma: rounding of draws beyond which a user is told (it adds 0.5 % to sigma)
 Progress = Callable[[Iterator[int], int, int], Iterable[int]]
 

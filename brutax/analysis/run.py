@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -35,7 +35,9 @@ from brutax.solver import (
     TiledModels,
     count_survivors,
     fit_stars,
+    settled_stars,
 )
+from brutax.utils.programs import Stages
 
 log = logging.getLogger("brutax")
 T = TypeVar("T")
@@ -47,6 +49,7 @@ GOOD_K = 0.7  # Vehtari et al. (2024): weights with a larger Pareto index cannot
 EVEN_ESS = 0.8  # effective draws per draw above which weights are next to equal
 POOR_P = 1e-3
 WRITE_EVERY = 0.5  # seconds of finished stars that are written together
+SETTLED_AT_ONCE = 1024  # stars
 LATER_BATCH = 8  # stars per batch in later rounds, whatever the first one uses
 
 
@@ -99,23 +102,35 @@ def hash_ids(source_id: np.ndarray) -> np.ndarray:
     return np.frombuffer(b"".join(digests), np.uint64)
 
 
-@jax.jit
-def _keys(seed: jax.Array, low: jax.Array, high: jax.Array, round_: jax.Array | int) -> jax.Array:
-    key = jax.random.fold_in(jax.random.key(seed[0]), seed[1])
+class _Origin(NamedTuple):
+    """What the random keys of stars come from, as 32-bit numbers."""
+
+    seed: Any  # (2,)
+    low: Any  # halves of the identifiers, (star,)
+    high: Any
+    round_: Any
+
+
+def _keys(_: None, origin: _Origin, __: None) -> jax.Array:
+    key = jax.random.fold_in(jax.random.key(origin.seed[0]), origin.seed[1])
 
     def fold(low: jax.Array, high: jax.Array) -> jax.Array:
         own = jax.random.fold_in(jax.random.fold_in(key, low), high)
-        return jax.random.fold_in(own, round_)
+        return jax.random.fold_in(own, origin.round_)
 
-    return jax.vmap(fold)(low, high)
+    return jax.vmap(fold)(origin.low, origin.high)
+
+
+_make_keys = Stages(_keys)
 
 
 def star_keys(seed: int, source_id: np.ndarray, round_: int = 0) -> jax.Array:
     """One random key per star, from the seed, the source id and the round alone."""
     ids = hash_ids(source_id)
-    low, high = (ids & np.uint64(0xFFFFFFFF)), ids >> np.uint64(32)
-    halves = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
-    return _keys(halves, low.astype(np.uint32), high.astype(np.uint32), round_)
+    halves = (np.array([seed & 0xFFFFFFFF, seed >> 32]), ids & np.uint64(0xFFFFFFFF), ids >> 32)
+    seed_, low, high = (x.astype(np.uint32) for x in halves)
+    origin = _Origin(seed_, low, high, np.uint32(round_))
+    return _make_keys(origin, (None,))
 
 
 def log_constant(catalog: Catalog) -> np.ndarray:
@@ -169,6 +184,7 @@ class Runner:
         self.constant = log_constant(catalog)
         self.has_parallax = _has_parallax(catalog)
         self.n_bands = np.asarray(catalog.n_bands) + self.has_parallax
+        self.quick = np.zeros(len(self.n_bands), bool)  # stars scored in magnitudes
         self.batch, self.one_by_one = options.batch_size or CPU_BATCH, True
 
     def _on(self, lane: Lane) -> "Runner":
@@ -182,8 +198,9 @@ class Runner:
         """Data and A_V priors of a full batch; padding has no photometry and costs nothing."""
         full = _padded(rows, size)
         stars = self.catalog.stars(full)
-        padding = (np.arange(size) >= rows.size)[:, None]
-        stars = eqx.tree_at(lambda s: s.weight, stars, jnp.where(padding, 0.0, stars.weight))
+        weight = np.array(stars.weight)
+        weight[rows.size :] = 0.0
+        stars = eqx.tree_at(lambda s: s.weight, stars, jnp.asarray(weight))
         if self.av_per_star:
             return stars, jax.tree.map(lambda leaf: leaf[full], self.av)
         return stars, repeat(self.av, size)
@@ -202,9 +219,14 @@ class Runner:
         return min(LATER_BATCH, self.batch) if round_ else self.batch
 
     def _groups(self, rows: np.ndarray, settings: Settings) -> list[tuple[np.ndarray, Settings]]:
-        """Splits rows by how many models the reference path needs for each star itself."""
+        """Splits rows by what chooses the program of a star: itself, never its neighbours.
+
+        That is whether it is scored in magnitudes, or how many models the reference path needs.
+        """
         if settings.survivors >= 0:
-            return [(np.arange(rows.size), settings)]
+            quick = self.quick[rows]
+            kinds = [(np.flatnonzero(quick == kind), kind) for kind in (True, False)]
+            return [(some, replace(settings, quick=kind)) for some, kind in kinds if some.size]
         counts = []
         for first in range(0, rows.size, LATER_BATCH):
             some = rows[first : first + LATER_BATCH]
@@ -215,6 +237,16 @@ class Runner:
             (np.flatnonzero(needed == count), replace(settings, survivors=int(count)))
             for count in np.unique(needed)
         ]
+
+    def settle(self, todo: np.ndarray) -> None:
+        """Finds out which rows can be scored in magnitudes."""
+        size = CPU_BATCH if todo.size <= CPU_BATCH else SETTLED_AT_ONCE
+        for first in range(0, todo.size, size):
+            rows = todo[first : first + size]
+            stars, av = self._inputs(rows, size)
+            side_by_side = 1 if self.one_by_one else size
+            settled = settled_stars(stars, self.grid, self.prior, av, side_by_side)
+            self.quick[rows] = np.asarray(settled)[: rows.size]
 
     def solve(
         self, rows: np.ndarray, settings: Settings, round_: int
@@ -305,9 +337,11 @@ class Runner:
         # whole rounds of all lanes: padding costs nothing, a lane without work does
         rounds = math.ceil(todo.size / (len(lanes) * runners[0].batch))
         batches = [rows for rows in np.array_split(todo, max(len(lanes) * rounds, 1)) if rows.size]
-        if len(batches) > 1 and first.survivors >= 0:
-            # compiles, before several threads would
-            runners[0]._within_memory(lambda: runners[0].dispatch(todo[:0], first, 0))
+        if first.survivors >= 0:
+            runners[0].settle(todo)
+            kinds = np.unique(self.quick[todo]).tolist() if len(batches) > 1 else []
+            for kind in kinds:  # compiles, before several threads would
+                runners[0]._prepare(replace(first, quick=kind))
         unwritten: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
 
         def flush() -> None:
@@ -340,6 +374,9 @@ class Runner:
     def _fit(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Result arrays of a batch, after as many rounds as its stars need."""
         return self._within_memory(lambda: self._rounds(rows))
+
+    def _prepare(self, settings: Settings) -> None:
+        self._within_memory(lambda: self.dispatch(np.empty(0, int), settings, 0))
 
     def _within_memory(self, work: Callable[[], T]) -> T:
         """What `work` returns; where a device has not enough memory, with smaller batches."""

@@ -1,6 +1,8 @@
 """From a grid and a user's options to what the solver needs: models with prior mass, priors."""
 
+import io
 import logging
+import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,8 +29,8 @@ from brutax.priors import (
     UniformRv,
     grid_cell_log_weight,
 )
-from brutax.solver import StarPrior, TiledModels, tile_models
-from brutax.utils import as_float
+from brutax.solver import StarPrior, Tile, TiledModels, lay_out, tile_models
+from brutax.utils import as_float, shelf
 
 log = logging.getLogger("brutax")
 
@@ -111,44 +113,105 @@ class ReadyModels(NamedTuple):
 def ready_models(grid: StarGrid, priors: Priors) -> ReadyModels:
     """The prior masses of a grid's models, and its `device_models`.
 
-    Those used last are kept for the next fit.
+    Those used last are kept for the next fit; masses and tiles also for later processes, beside
+    compiled programs (`brutax.utils.shelf`).
     """
     given = None if priors.lnprior is None else digest(np.asarray(priors.lnprior))
     key = (grid.hash, grid.bands, given, priors.apply_agewt, priors.apply_grad)
     key = (*key, jax.config.read("jax_enable_x64"))
     if key not in _ready:
-        log_prior = model_log_prior(
-            grid,
-            lnprior=priors.lnprior,
-            apply_agewt=priors.apply_agewt,
-            apply_grad=priors.apply_grad,
-        )
+        name = f"{shelf.name_of(key, shelf.code(), np.__version__)}.npz"
+        kept = _read_tiles(name)
+        if kept is None:
+            log_prior = model_log_prior(
+                grid,
+                lnprior=priors.lnprior,
+                apply_agewt=priors.apply_agewt,
+                apply_grad=priors.apply_grad,
+            )
+            kept = tile_grid(grid, log_prior)
+            _write_tiles(name, kept)
         _ready.clear()
-        _ready[key] = ReadyModels(log_prior, *device_models(grid, log_prior))
+        _ready[key] = ReadyModels(kept.log_prior, on_device(grid, kept), kept.rows)
     return _ready[key]
 
 
 _ready: dict[tuple, ReadyModels] = {}
 
 
-def device_models(grid: StarGrid, log_prior: np.ndarray) -> tuple[TiledModels, np.ndarray]:
-    """The grid on the device in an order of its own, and the row that each model has in the grid.
+class TiledGrid(NamedTuple):
+    """How the models of a grid are sorted into tiles."""
 
-    Models are tiled by colour and brightness (`brutax.solver.tiles`), -1 standing for padding. The
-    order follows the content (magnitudes, then labels), so that draws do not depend on the order
-    in which a file lists its models.
+    log_prior: np.ndarray  # of the rows of the grid
+    tiles: Tile
+    rows: np.ndarray  # of the grid, tile by tile; -1 for padding
+    labels: list[str]  # that are summarised
+
+
+def device_models(grid: StarGrid, log_prior: np.ndarray) -> tuple[TiledModels, np.ndarray]:
+    """The grid on the device in the order of its tiles, and the row of each model in the grid.
+
+    -1 stands for padding.
     """
-    labels = grid.label_table
-    keys = [*(labels[name] for name in sorted(labels)), *grid.mag.T]
-    order = np.lexsort(keys)
-    models, rows = tile_models(
+    tiled = tile_grid(grid, log_prior)
+    return on_device(grid, tiled), tiled.rows
+
+
+def tile_grid(grid: StarGrid, log_prior: np.ndarray) -> TiledGrid:
+    """Sorts models into tiles alike in colour and brightness (`brutax.solver.tiles`).
+
+    The order follows the content (magnitudes, then labels), so that draws do not depend on the
+    order in which a file lists its models.
+    """
+    table, names = grid.label_table, _informative(grid.label_table)
+    order = np.lexsort([*(table[name] for name in sorted(table)), *grid.mag.T])
+    tiles, rows = tile_models(
         np.asarray(grid.mag)[order],
         np.asarray(grid.red)[order],
         np.asarray(grid.dred)[order],
         log_prior[order],
-        {name: np.nan_to_num(labels[name][order]) for name in _informative(labels)},
+        {name: np.nan_to_num(table[name][order]) for name in names},
     )
-    return models, np.where(rows >= 0, order[rows], -1)
+    return TiledGrid(log_prior, tiles, np.where(rows >= 0, order[rows], -1), names)
+
+
+def on_device(grid: StarGrid, tiled: TiledGrid) -> TiledModels:
+    """A grid on the device in the order of its tiles."""
+    labels = {name: np.nan_to_num(grid.label_table[name]) for name in tiled.labels}
+    mag, red, dred = (np.asarray(x) for x in (grid.mag, grid.red, grid.dred))
+    return lay_out(tiled.tiles, tiled.rows, mag, red, dred, tiled.log_prior, labels)
+
+
+def _write_tiles(name: str, tiled: TiledGrid) -> None:
+    if shelf.folder() is None:
+        return
+    tiles = tiled.tiles._asdict()
+    arrays = {f"label {key}": value for key, value in tiles.pop("labels").items()}
+    arrays |= {f"tile {key}": value for key, value in tiles.items()}
+    arrays |= {"log_prior": tiled.log_prior, "rows": tiled.rows.astype(np.int32)}
+    content = io.BytesIO()
+    arrays = {key: np.asarray(value) for key, value in arrays.items()}
+    np.savez(content, labels=np.array(tiled.labels, str), **arrays)  # pyright: ignore
+    shelf.write(name, content.getvalue())
+
+
+def _read_tiles(name: str) -> TiledGrid | None:
+    content = shelf.read(name)
+    if content is None:
+        return None
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays = dict(file)
+        leaves: dict[str, Any] = {
+            key: as_float(arrays[f"tile {key}"]) for key in Tile._fields if key != "labels"
+        }
+        seen = [key for key in arrays if key.startswith("label ")]
+        leaves["labels"] = {key.removeprefix("label "): as_float(arrays[key]) for key in seen}
+        rows, names = arrays["rows"].astype(np.int64), arrays["labels"].tolist()
+        return TiledGrid(arrays["log_prior"], Tile(**leaves), rows, names)
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        log.warning("tiles on the shelf cannot be read, and are made again: %s", error)
+        return None
 
 
 def _informative(labels: Mapping[str, np.ndarray]) -> list[str]:
@@ -156,7 +219,8 @@ def _informative(labels: Mapping[str, np.ndarray]) -> list[str]:
     needed = {*Point._fields} - {"agewt"}  # the age weight is part of the prior mass
     chosen = []
     for name, values in labels.items():
-        varies = name != "agewt" and np.unique(values).size > 1
+        same = (values == values[:1]) | (np.isnan(values) & np.isnan(values[:1]))
+        varies = name != "agewt" and not same.all()
         if varies and name not in ("feh", "loga") and not np.isfinite(values).all():
             log.warning("label '%s' is not finite for all models: it is not summarised", name)
         elif varies or name in needed:
@@ -241,7 +305,7 @@ def _distance_prior(priors: Priors, names: Collection[str]) -> AbstractPrior:
 def repeat(prior: AbstractPrior, size: int) -> AbstractPrior:
     """The same prior for each of many stars, as one pytree with a leading axis."""
     return jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (size, *jnp.shape(leaf))),
+        lambda leaf: jnp.asarray(np.broadcast_to(np.asarray(leaf), (size, *np.shape(leaf)))),
         prior,
         is_leaf=eqx.is_array,
     )

@@ -11,6 +11,7 @@ from brutax.solver.posterior import count_survivors as count_survivors
 from brutax.solver.posterior import fit_stars as fit_stars
 from brutax.solver.posterior import model_log_weights as model_log_weights
 from brutax.solver.posterior import parameter_names as parameter_names
+from brutax.solver.posterior import settled_stars as settled_stars
 from brutax.solver.problem import Models as Models
 from brutax.solver.problem import StarPrior as StarPrior
 from brutax.solver.problem import make_models as make_models
@@ -18,5 +19,7 @@ from brutax.solver.single import best_fit as best_fit
 from brutax.solver.single import draw_weighted as draw_weighted
 from brutax.solver.single import fisher_sar as fisher_sar
 from brutax.solver.single import fit_gaussian as fit_gaussian
+from brutax.solver.tiles import Tile as Tile
 from brutax.solver.tiles import TiledModels as TiledModels
+from brutax.solver.tiles import lay_out as lay_out
 from brutax.solver.tiles import tile_models as tile_models

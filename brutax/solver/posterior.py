@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from brutax.core.star import Stars
 from brutax.solver.diagnostics import effective_size, pareto_k
@@ -18,10 +18,12 @@ from brutax.solver.laplace import covariance_sar, laplace
 from brutax.solver.objective import Scalar, Theta, log_target
 from brutax.solver.problem import Models, StarPrior, over_models
 from brutax.solver.quadrature import quadrature_log_z
+from brutax.solver.quick import settled
 from brutax.solver.refine import refine
 from brutax.solver.screen import screen, start, where_seen
-from brutax.solver.shortlist import draw_from_tiles, shortlist, with_scores
-from brutax.solver.tiles import TiledModels
+from brutax.solver.shortlist import draw_from_tiles, rank_closely, shortlist, with_scores
+from brutax.solver.tiles import Tile, TiledModels, score_tiles
+from brutax.utils.programs import Stages
 from brutax.utils.sampling import quantile_by_integers, systematic_indices
 
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
@@ -34,6 +36,7 @@ class Settings(eqx.Module):
     n_samples: int = eqx.field(static=True, default=512)  # weighted draws
     n_draws: int = eqx.field(static=True, default=250)  # equal-weight draws kept
     tiles: int = eqx.field(static=True, default=512)  # most tiles looked into; 0: score all models
+    quick: bool = eqx.field(static=True, default=False)  # scores in magnitudes: `settled` stars
     closely: bool = eqx.field(static=True, default=False)  # all models decide about tiles
     survivors: int = eqx.field(static=True, default=0)  # models refined before drawing
     steps: int = eqx.field(static=True, default=4)  # Gauss-Newton steps
@@ -204,6 +207,14 @@ def refine_survivors(
     return scores, captured
 
 
+class Chosen(NamedTuple):
+    """The models drawn for a star."""
+
+    drawn: ModelDraws
+    captured: Scalar
+    log_total: Scalar  # log of the sum of all scores
+
+
 class Sampled(NamedTuple):
     """The weighted draws of a star and what follows from them."""
 
@@ -213,92 +224,142 @@ class Sampled(NamedTuple):
     std: Float[Array, " parameter"]
     chi2_min: Scalar
     captured: Scalar
-    log_total: Scalar  # log of the sum of all scores
+    log_total: Scalar
 
 
-def sample_star(
-    star: Stars, grid: TiledModels, prior: StarPrior, key: PRNGKeyArray, settings: Settings
-) -> Sampled:
-    """Weighted draws from the posterior of one star."""
-    key_tile, key_model, key = jax.random.split(key, 3)
+def rank_tiles(
+    star: Stars, grid: TiledModels, prior: StarPrior, settings: Settings
+) -> Float[Array, " tile"]:
+    """Log of the mass that a star gives to each tile; none where all models are scored."""
+    if not settings.tiles:
+        return jnp.zeros(0)
+    if settings.quick and settings.closely:
+        return rank_closely(star, grid, prior)
+    return score_tiles(star, grid.tiles, prior)
+
+
+def choose_models(
+    star: Stars,
+    grid: TiledModels,
+    prior: StarPrior,
+    log_mass: Float[Array, " tile"],
+    key: PRNGKeyArray,
+    settings: Settings,
+) -> Chosen:
+    """Draws models for one star, by their scores."""
+    key_tile, key_model, _ = jax.random.split(key, 3)
     models, size = grid.models, settings.n_samples
-    if settings.tiles:
-        u = jax.random.uniform(key_tile, (), dtype=models.log_prior.dtype)
-        found = shortlist(
-            star, grid, prior, u, most=settings.tiles, size=size, closely=settings.closely
-        )
-        if settings.survivors:
-            scores, _ = refine_survivors(
-                star, models, prior, found.scores.ravel(), settings, found.row
-            )
-            found = with_scores(found, scores.reshape(found.scores.shape))
-        drawn = draw_from_tiles(found, key_model, size=size)
-        total, captured = found.log_total, found.captured
-    else:
+    if not settings.tiles:
         score = screen(star, models, prior)
         scores, captured = refine_survivors(star, models, prior, score.log_z, settings)
         drawn = draw_models(scores, key_model, size=size)
-        total = jax.nn.logsumexp(scores)
-    weighted = _sample(star, models, prior, drawn, key, settings)
-    quantiles, mean, std = _summary(weighted, models)
-    return Sampled(weighted, quantiles, mean, std, jnp.min(weighted.chi2), captured, total)
+        return Chosen(drawn, captured, jax.nn.logsumexp(scores))
+    u = jax.random.uniform(key_tile, (), dtype=models.log_prior.dtype)
+    how = {"most": settings.tiles, "quick": settings.quick and not settings.closely}
+    found = shortlist(star, grid, prior, log_mass, u, size=size, **how)
+    if settings.survivors:
+        scores, _ = refine_survivors(star, models, prior, found.scores.ravel(), settings, found.row)
+        found = with_scores(found, scores.reshape(found.scores.shape))
+    drawn = draw_from_tiles(found, key_model, size=size)
+    return Chosen(drawn, found.captured, found.log_total)
 
 
-@eqx.filter_jit
-def _sample_stars(
-    stars: Stars,
+def weigh_draws(
+    star: Stars,
     grid: TiledModels,
     prior: StarPrior,
-    av: Any,
-    keys: Key[Array, " star"],
+    chosen: Chosen,
+    key: PRNGKeyArray,
     settings: Settings,
 ) -> Sampled:
-    def fit(inputs: tuple) -> Sampled:
-        star, av, key = inputs
-        return sample_star(star, grid, StarPrior(prior.distance, av, prior.rv), key, settings)
-
-    return _over_stars(fit, (stars, av, keys), settings)
-
-
-def _over_stars(one: Callable, inputs: tuple, settings: Settings) -> Any:
-    """Maps over stars; zeros for one without photometry: padding is such a star."""
-    once = jax.jit(one)  # traced once, though looked at twice
-
-    def one_seen(inputs: tuple) -> Any:
-        return where_seen(inputs[0], once, inputs)
-
-    if settings.side_by_side == 1:
-        return jax.lax.map(one_seen, inputs)
-    return jax.lax.map(one_seen, inputs, batch_size=settings.side_by_side)
+    """Weighted draws from the posterior of one star, one from each of the models chosen."""
+    _, _, key = jax.random.split(key, 3)
+    weighted = _sample(star, grid.models, prior, chosen.drawn, key, settings)
+    quantiles, mean, std = _summary(weighted, grid.models)
+    chi2_min = jnp.min(weighted.chi2)
+    return Sampled(weighted, quantiles, mean, std, chi2_min, chosen.captured, chosen.log_total)
 
 
-@eqx.filter_jit
-def _conclude(
-    stars: Stars, sampled: Sampled, keys: Key[Array, " star"], settings: Settings
-) -> StarPosterior:
-    def one(inputs: tuple) -> StarPosterior:
-        star, sampled, key = inputs
-        log_weight = sampled.weighted.log_weight
-        size = log_weight.shape[0]
-        seen = jnp.any(star.weight > 0) & jnp.any(jnp.isfinite(sampled.weighted.log_z))
-        ess = effective_size(log_weight)
-        log_evidence = jax.nn.logsumexp(log_weight) - math.log(size)
-        return StarPosterior(
-            draws=_resample(sampled.weighted, key, settings.n_draws),
-            quantiles=sampled.quantiles,
-            mean=sampled.mean,
-            std=sampled.std,
-            log_evidence=log_evidence,
-            log_evidence_err=jnp.sqrt(jnp.maximum(1.0 / ess - 1.0 / size, 0.0)),
-            ess=ess,
-            pareto_k=pareto_k(log_weight),
-            n_samples=jnp.where(seen, size, 0),
-            chi2_min=sampled.chi2_min,
-            captured=sampled.captured,
-            gap=sampled.log_total - log_evidence,
-        )
+def conclude(star: Stars, sampled: Sampled, key: PRNGKeyArray, settings: Settings) -> StarPosterior:
+    """Equal-weight draws, evidence and diagnostics of one star."""
+    log_weight = sampled.weighted.log_weight
+    size = log_weight.shape[0]
+    seen = jnp.any(star.weight > 0) & jnp.any(jnp.isfinite(sampled.weighted.log_z))
+    ess = effective_size(log_weight)
+    log_evidence = jax.nn.logsumexp(log_weight) - math.log(size)
+    return StarPosterior(
+        draws=_resample(sampled.weighted, key, settings.n_draws),
+        quantiles=sampled.quantiles,
+        mean=sampled.mean,
+        std=sampled.std,
+        log_evidence=log_evidence,
+        log_evidence_err=jnp.sqrt(jnp.maximum(1.0 / ess - 1.0 / size, 0.0)),
+        ess=ess,
+        pareto_k=pareto_k(log_weight),
+        n_samples=jnp.where(seen, size, 0),
+        chi2_min=sampled.chi2_min,
+        captured=sampled.captured,
+        gap=sampled.log_total - log_evidence,
+    )
 
-    return _over_stars(one, (stars, sampled, keys), settings)
+
+class Batch(NamedTuple):
+    """What a batch of stars is fitted with."""
+
+    stars: Stars
+    grid: TiledModels
+    prior: StarPrior  # without A_V
+    av: Any  # prior of A_V, with a leading axis
+    keys: Key[Array, " star"]
+
+    def map(self, one: Callable, settings: Settings, *others: Any) -> Any:
+        """`one(star, prior, keys, *others)` of every star, keys a pair.
+
+        Zeros for a star without photometry: padding is such a star, and costs nothing.
+        """
+
+        def unpacked(inputs: tuple) -> Any:
+            star, av, key, *others = inputs
+            prior = StarPrior(self.prior.distance, av, self.prior.rv)
+            return one(star, prior, jax.random.split(key), *others)
+
+        once = jax.jit(unpacked)  # traced once, though looked at twice
+
+        def one_seen(inputs: tuple) -> Any:
+            return where_seen(inputs[0], once, inputs)
+
+        inputs = (self.stars, self.av, self.keys, *others)
+        if settings.side_by_side == 1:
+            return jax.lax.map(one_seen, inputs)
+        return jax.lax.map(one_seen, inputs, batch_size=settings.side_by_side)
+
+
+def _rank_batch(_: None, batch: Batch, settings: Settings) -> Float[Array, "star tile"]:
+    return batch.map(lambda star, prior, _: rank_tiles(star, batch.grid, prior, settings), settings)
+
+
+def _choose_batch(state: Array, batch: Batch, settings: Settings) -> Chosen:
+    def one(star: Stars, prior: StarPrior, keys: Array, log_mass: Array) -> Chosen:
+        return choose_models(star, batch.grid, prior, log_mass, keys[0], settings)
+
+    return batch.map(one, settings, state)
+
+
+def _weigh_batch(state: Chosen, batch: Batch, settings: Settings) -> Sampled:
+    def one(star: Stars, prior: StarPrior, keys: Array, chosen: Chosen) -> Sampled:
+        return weigh_draws(star, batch.grid, prior, chosen, keys[0], settings)
+
+    return batch.map(one, settings, state)
+
+
+def _conclude_batch(state: Sampled, batch: Batch, settings: Settings) -> StarPosterior:
+    def one(star: Stars, prior: StarPrior, keys: Array, sampled: Sampled) -> StarPosterior:
+        return conclude(star, sampled, keys[1], settings)
+
+    return batch.map(one, settings, state)
+
+
+_fit = Stages(_rank_batch, _choose_batch, _weigh_batch, _conclude_batch)
 
 
 def fit_stars(
@@ -315,11 +376,53 @@ def fit_stars(
     used); `keys` one random key per star. A star without photometry has `n_samples` 0 and
     meaningless finite numbers. Returns before the work is done.
     """
-    keys = jax.vmap(jax.random.split)(keys)
-    sampled = _sample_stars(
-        stars, grid, prior, av, keys[:, 0], dataclasses.replace(settings, n_draws=0)
+    batch = Batch(stars, grid, StarPrior(prior.distance, None, prior.rv), av, keys)
+    # each stage is told what it looks at, so that rounds share the programs of others
+    once = Settings(n_samples=0, n_draws=0, side_by_side=settings.side_by_side)
+    closely = settings.quick and settings.closely
+    ranking = dataclasses.replace(
+        once, tiles=min(settings.tiles, 1), quick=closely, closely=closely
     )
-    return _conclude(stars, sampled, keys[:, 1], settings)
+    choosing = dataclasses.replace(settings, n_draws=0)
+    weighing = dataclasses.replace(once, n_samples=settings.n_samples, steps=settings.steps)
+    concluding = dataclasses.replace(once, n_samples=settings.n_samples, n_draws=settings.n_draws)
+    return _fit(batch, (ranking, choosing, weighing, concluding))
+
+
+class Sights(NamedTuple):
+    """What decides how stars are scored."""
+
+    stars: Stars
+    tiles: Tile
+    prior: StarPrior  # without A_V
+    av: Any  # prior of A_V, with a leading axis
+
+
+def _settle_batch(_: None, batch: Sights, side_by_side: int) -> Bool[Array, " star"]:
+    share = jax.nn.softmax(batch.tiles.log_prior)
+    red, dred = (jnp.sum(share[None] * x, axis=1) for x in (batch.tiles.red, batch.tiles.dred))
+
+    def one(inputs: tuple) -> Array:
+        star, av = inputs
+        prior = StarPrior(batch.prior.distance, av, batch.prior.rv)
+        return settled(star, red, dred, prior)
+
+    size = None if side_by_side == 1 else side_by_side
+    return jax.lax.map(one, (batch.stars, batch.av), batch_size=size)
+
+
+_settle = Stages(_settle_batch)
+
+
+def settled_stars(
+    stars: Stars, grid: TiledModels, prior: StarPrior, av: Any, side_by_side: int
+) -> Bool[Array, " star"]:
+    """Which stars of a batch photometry settles, so that `Settings.quick` will do for them.
+
+    `av` as in `fit_stars`; models are taken to be reddened as the grid is in the mean.
+    """
+    batch = Sights(stars, grid.tiles, StarPrior(prior.distance, None, prior.rv), av)
+    return _settle(batch, (side_by_side,))
 
 
 def survivor_margin(n_models: int) -> float:

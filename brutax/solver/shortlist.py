@@ -19,15 +19,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from brutax.core.star import Stars
 from brutax.solver.importance import FLAT_POWER, ModelDraws
 from brutax.solver.objective import Scalar
 from brutax.solver.problem import StarPrior
-from brutax.solver.quick import quick_screen, settled
+from brutax.solver.quick import quick_screen
 from brutax.solver.screen import screen
-from brutax.solver.tiles import TiledModels, score_tiles
+from brutax.solver.tiles import TiledModels
 from brutax.utils.sampling import systematic_indices
 
 OUTSIDE = 5e-4  # share of the mass in tiles that are left to chance
@@ -65,39 +65,36 @@ class Shortlist(NamedTuple):
         return self.tile[index // size] * size + index % size
 
 
+def rank_closely(star: Stars, grid: TiledModels, prior: StarPrior) -> Float[Array, " tile"]:
+    """What `score_tiles` says, from all models of a tile, scored in magnitudes."""
+    return _sums(_by_tile(quick_screen(star, grid.models, prior), grid))[0]
+
+
 def shortlist(
     star: Stars,
     grid: TiledModels,
     prior: StarPrior,
+    log_mass: Float[Array, " tile"],
     u: Scalar,
     *,
     most: int,
     size: int,
-    closely: bool = False,
+    quick: bool = False,
 ) -> Shortlist:
-    """Scores tiles, and the models of the best (at most `most`) and of some drawn ones.
+    """Scores the models of the best tiles (at most `most`), and of some drawn ones.
 
-    `size` is the number of draws to come; `u`, uniform in [0, 1), decides about the drawn tiles.
-    Models are scored in magnitudes where that will do; `closely` keeps this to the ranking of
-    the tiles, for which all models are scored so.
+    `log_mass` is what `score_tiles` or `rank_closely` says; `size` the number of draws to come;
+    `u`, uniform in [0, 1), decides about the drawn tiles. With `quick`, for stars that are
+    `quick.settled`, models are scored in magnitudes.
     """
-    log_mass = score_tiles(star, grid.tiles, prior)
-    one = jnp.argmax(log_mass)
-    simple = settled(star, grid.tiles.red[:, one], grid.tiles.dred[:, one], prior)
-    if closely:
-        log_mass = jax.lax.cond(
-            simple,
-            lambda: _sums(_by_tile(quick_screen(star, grid.models, prior), grid))[0],
-            lambda: log_mass,
-        )
     n_tiles, far = log_mass.shape[0], far_draws(size)
     stride = min(STRIDE, n_tiles)
     most = min(most, n_tiles)
     rounds, far_rounds = -(-most // stride), -(-far // stride)
     places = stride * rounds
-    best, tile = jax.lax.top_k(log_mass, most)
+    best, ranked = jax.lax.top_k(log_mass, most)
     best = jnp.pad(best, (0, places - most), constant_values=-jnp.inf)
-    tile = jnp.pad(tile, (0, places - most + stride * far_rounds))
+    ranked = jnp.pad(ranked, (0, places - most + stride * far_rounds))
     # ln of the mass of the tiles behind each place
     total = jax.nn.logsumexp(log_mass)
     mass = jnp.exp(best - total)
@@ -112,79 +109,93 @@ def shortlist(
         ratio = jnp.where(seen > -jnp.inf, 2.0 * seen - best, -jnp.inf)
         return log_sum, jax.nn.logsumexp(ratio) - log_sum
 
-    def wanting(k: Array | int, sums: Array) -> Array:
+    def wanting(k: Array, sums: Array) -> Array:
+        """Whether more of the best tiles are needed after k rounds."""
         log_sum, ratio = compare(sums)
         rest = log_behind[stride * jnp.maximum(k, 1) - 1]
         enough = rest + ratio <= jnp.log(OUTSIDE) + log_sum
-        return ~(enough & (jnp.abs(ratio) <= TRUSTED))
+        return (k < 1) | ((k < rounds) & ~(enough & (jnp.abs(ratio) <= TRUSTED)))
 
-    def score(which: Array, simple: Array) -> Array:
-        """Scores of the models of some tiles, (tile, member).
+    def score(which: Array) -> Array:
+        """Scores of the models of some tiles, (tile, member)."""
+        models = grid.members(which)
+        if quick:
+            return _by_tile(quick_screen(star, models, prior), grid)
+        return _by_tile(screen(star, models, prior).log_z, grid)
 
-        The condition also keeps the compiler from computing them again for each of their uses.
-        """
-        return jax.lax.cond(
-            simple,
-            lambda which: _by_tile(quick_screen(star, grid.members(which), prior), grid),
-            lambda which: _by_tile(screen(star, grid.members(which), prior).log_z, grid),
-            which,
+    def best_first() -> _Round:
+        real = jnp.pad(best > -jnp.inf, (0, stride * far_rounds))
+        none = jnp.zeros(far, ranked.dtype)
+        return _Round(ranked, real, jnp.int32(0), none, jnp.zeros_like(log_mass), jnp.zeros(()))
+
+    def from_anywhere(k: Array, sums: Array) -> _Round:
+        """Tiles drawn: those that are inside have been looked into, and none is twice."""
+        count = jnp.minimum(k * stride, most).astype(jnp.int32)
+        _, ratio = compare(sums)
+        known = (jnp.abs(ratio) <= TRUSTED) | (count == n_tiles)
+        captured = jnp.where(known, jnp.clip(1.0 - behind[count - 1], NOTHING, 1.0), NOTHING)
+        rank = jnp.full((n_tiles,), places, ranked.dtype)
+        rank = rank.at[ranked[:most]].set(jnp.arange(most, dtype=ranked.dtype))
+        left = jnp.where(rank < count, -jnp.inf, log_mass)
+        left = jnp.where(jnp.any(left > -jnp.inf), left, log_mass)
+        shares = (left, FLAT_POWER * log_mass, 0.5 * FLAT_POWER * log_mass)
+        log_r = jax.nn.logsumexp(jnp.stack([jax.nn.log_softmax(x) for x in shares]), axis=0)
+        log_r = log_r - jax.nn.logsumexp(log_r)
+        drawn = systematic_indices(log_r, u, far)
+        new = rank[drawn] >= count
+        new = new & jnp.concatenate([jnp.array([True]), drawn[1:] != drawn[:-1]])
+        place = places - 1 + jnp.cumsum(new.astype(ranked.dtype))
+        tile = ranked.at[jnp.where(new, place, ranked.shape[0])].set(drawn, mode="drop")
+        far_place = jnp.where(rank[drawn] < count, rank[drawn], place)
+        real = jnp.arange(tile.shape[0]) < places + jnp.sum(new)
+        return _Round(tile, real, count, far_place, log_r, captured)
+
+    def look(state: tuple) -> tuple:
+        """Scores the models of the next tiles."""
+        k, place, which, found = state
+        tile, real = (
+            jax.lax.dynamic_slice_in_dim(x, place, stride) for x in (which.tile, which.real)
+        )
+        rows = jnp.where(real[:, None], score(tile), -jnp.inf)
+        new = (rows, *_sums(rows))
+        found = tuple(
+            jax.lax.dynamic_update_slice_in_dim(x, y, place, 0)
+            for x, y in zip(found, new, strict=True)
+        )
+        return k + 1, place + stride, which, found
+
+    def go(phase: Array, state: tuple) -> tuple:
+        """First the best tiles, then those from anywhere: one loop, since its body is large."""
+        k, _, _, found = state
+        which = jax.lax.cond(
+            phase == 0, lambda *_: best_first(), lambda *x: from_anywhere(*x), k, found[1]
         )
 
-    @jax.jit  # traced once for both loops
-    def look(place: Array, real: Array, tile: Array, found: tuple) -> tuple:
-        scores, sums, flat = found
-        which = jax.lax.dynamic_slice_in_dim(tile, place, stride)
-        rows = score(which, simple & (not closely))
-        rows = jnp.where(real[:, None], rows, -jnp.inf)
-        sum_, flat_ = _sums(rows)
-        return (
-            jax.lax.dynamic_update_slice_in_dim(scores, rows, place, 0),
-            jax.lax.dynamic_update_slice_in_dim(sums, sum_, place, 0),
-            jax.lax.dynamic_update_slice_in_dim(flat, flat_, place, 0),
-        )
+        def more(state: tuple) -> Array:
+            k, place, which, found = state
+            real = which.real[jnp.minimum(place, ranked.shape[0] - 1)] & (k < far_rounds)
+            return jnp.where(phase == 0, wanting(k, found[1]), real)
 
-    def near(state: tuple) -> tuple:
-        k, found = state
-        place = stride * k
-        real = jax.lax.dynamic_slice_in_dim(best, place, stride) > -jnp.inf
-        return k + 1, look(place, real, tile, found)
+        start = jnp.where(phase == 0, 0, places)
+        return jax.lax.while_loop(more, look, (jnp.int32(0), start, which, found))
 
-    nothing = jnp.full((tile.shape[0], grid.size), -jnp.inf, log_mass.dtype)
-    found = (nothing, nothing[:, 0], nothing[:, 0])
-    k, found = jax.lax.while_loop(
-        lambda state: (state[0] < 1) | ((state[0] < rounds) & wanting(state[0], state[1][1])),
-        near,
-        (0, found),
+    nothing = jnp.full((ranked.shape[0], grid.size), -jnp.inf, log_mass.dtype)
+    state = (jnp.int32(0), jnp.int32(0), best_first(), (nothing, nothing[:, 0], nothing[:, 0]))
+    _, _, which, (scores, sums, flat) = jax.lax.fori_loop(0, 2, go, state)
+    return Shortlist(
+        which.tile, which.n_inside, which.far, scores, sums, flat, which.log_r, which.captured
     )
-    count = jnp.minimum(k * stride, most)
-    _, ratio = compare(found[1])
-    known = (jnp.abs(ratio) <= TRUSTED) | (count == n_tiles)
-    captured = jnp.where(known, jnp.clip(1.0 - behind[count - 1], NOTHING, 1.0), NOTHING)
 
-    # tiles drawn from anywhere; those that are inside have been looked into, and none is twice
-    rank = jnp.full((n_tiles,), places, tile.dtype)
-    rank = rank.at[tile[:most]].set(jnp.arange(most, dtype=tile.dtype))
-    left = jnp.where(rank < count, -jnp.inf, log_mass)
-    left = jnp.where(jnp.any(left > -jnp.inf), left, log_mass)
-    shares = (left, FLAT_POWER * log_mass, 0.5 * FLAT_POWER * log_mass)
-    log_r = jax.nn.logsumexp(jnp.stack([jax.nn.log_softmax(x) for x in shares]), axis=0)
-    log_r = log_r - jax.nn.logsumexp(log_r)
-    drawn = systematic_indices(log_r, u, far)
-    new = (rank[drawn] >= count) & jnp.concatenate([jnp.array([True]), drawn[1:] != drawn[:-1]])
-    place = places - 1 + jnp.cumsum(new.astype(tile.dtype))
-    tile = tile.at[jnp.where(new, place, tile.shape[0])].set(drawn, mode="drop")
-    far_place = jnp.where(rank[drawn] < count, rank[drawn], place)
-    n_new = jnp.sum(new)
 
-    def distant(state: tuple) -> tuple:
-        k, found = state
-        real = stride * k + jnp.arange(stride) < n_new
-        return k + 1, look(places + stride * k, real, tile, found)
+class _Round(NamedTuple):
+    """Tiles to look into, and how they were chosen."""
 
-    _, (scores, sums, flat) = jax.lax.while_loop(
-        lambda state: stride * state[0] < n_new, distant, (0, found)
-    )
-    return Shortlist(tile, count, far_place, scores, sums, flat, log_r, captured)
+    tile: Int[Array, " place"]
+    real: Bool[Array, " place"]
+    n_inside: Int[Array, ""]  # of the best tiles, looked into before
+    far: Int[Array, " far"]  # places of the tiles drawn from anywhere
+    log_r: Float[Array, " tile"]
+    captured: Scalar
 
 
 def _by_tile(scores: Float[Array, " model"], grid: TiledModels) -> Float[Array, "tile member"]:

@@ -124,8 +124,8 @@ def tile_models(
     log_prior: np.ndarray,
     labels: dict[str, np.ndarray],
     size: int = TILE,
-) -> tuple[TiledModels, Int[np.ndarray, " model"]]:
-    """Lays out tables (model, band) in tiles; also the row of each model, -1 for padding.
+) -> tuple[Tile, Int[np.ndarray, " model"]]:
+    """Sorts tables (model, band) into tiles: these, and the row of each model, -1 for padding.
 
     Models without prior mass come last: they are in tiles of their own, as far as possible.
     """
@@ -139,14 +139,27 @@ def tile_models(
         padded = np.pad(apart, (0, -apart.size % width), constant_values=-1)
         order = np.concatenate([order, padded.reshape(-1, width)])
     tiles = _describe(order, mag, red, dred, log_prior, labels)
-    flat = order.ravel()
-    log_prior = np.where(flat >= 0, log_prior[flat], -np.inf)
-    table = {name: column[flat] for name, column in labels.items()}
-    models = make_models(mag[flat], red[flat], dred[flat], log_prior, table)
+    return tiles, order.ravel()
+
+
+def lay_out(
+    tiles: Tile,
+    rows: Int[np.ndarray, " model"],
+    mag: np.ndarray,
+    red: np.ndarray,
+    dred: np.ndarray,
+    log_prior: np.ndarray,
+    labels: dict[str, np.ndarray],
+) -> TiledModels:
+    """The models at some rows of tables (model, band) on the device, in their tiles."""
+    log_prior = np.where(rows >= 0, log_prior[rows], -np.inf)
+    table = {name: column[rows] for name, column in labels.items()}
+    models = make_models(mag[rows], red[rows], dred[rows], log_prior, table)
     seen = [models.labels[name][None] for name in sorted(tiles.labels)]
-    columns = jnp.concatenate([models.mag, models.red, models.dred, models.log_prior[None], *seen])
-    blocks = jnp.moveaxis(columns.reshape(columns.shape[0], -1, width), 1, 0)
-    return TiledModels(models, tiles, blocks), flat
+    parts = [models.mag, models.red, models.dred, models.log_prior[None], *seen]
+    columns = np.concatenate([np.asarray(part) for part in parts])
+    blocks = columns.reshape(columns.shape[0], tiles.log_prior.shape[0], -1).swapaxes(0, 1)
+    return TiledModels(models, tiles, as_float(np.ascontiguousarray(blocks)))
 
 
 def _describe(

@@ -33,6 +33,9 @@ def floats(*arrays: object) -> tuple:
 
 def as_float(x: Any) -> jax.Array:
     """A parameter as a leaf of a pytree: float32, or float64 if the user enabled it."""
+    if isinstance(x, np.ndarray | np.generic | float | int):  # needs no program
+        with np.errstate(over="ignore"):
+            x = np.asarray(x, jax.dtypes.canonicalize_dtype(float))
     return jnp.asarray(x, dtype=float)
 
 
