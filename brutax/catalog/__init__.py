@@ -9,4 +9,4 @@ from brutax.catalog.result import FitResult as FitResult
 from brutax.catalog.result import flag_names as flag_names
 from brutax.catalog.store import PosteriorStore as PosteriorStore
 from brutax.catalog.store import StoreError as StoreError
-from brutax.catalog.store import digest as digest
+from brutax.utils.durable import digest as digest

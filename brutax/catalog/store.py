@@ -6,7 +6,6 @@ disk, and only then marked in `done`; a run that finds the file continues with t
 are not marked. Datasets, dtypes and fill values follow brutus 1.2.0 where it has them.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -17,6 +16,8 @@ from typing import Any
 
 import h5py
 import numpy as np
+
+from brutax.utils.durable import differences, sync
 
 FORMAT = 1  # of the file
 FINGERPRINT = "fingerprint"  # root attribute: everything that the numbers depend on
@@ -91,16 +92,6 @@ def fields(
 PER_DRAW = fields(1, 1, 1, True).keys() - fields(0, 1, 1, True).keys()
 
 
-def digest(*arrays: Any) -> str:
-    """A short hash of arrays and strings, by content."""
-    sha = hashlib.sha256()
-    for array in arrays:
-        array = np.ascontiguousarray(array)
-        sha.update(f"{array.dtype.str}{array.shape}".encode())
-        sha.update(array.tobytes())
-    return sha.hexdigest()[:16]
-
-
 def _allocate(
     file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any, fill: float | int = 0
 ) -> h5py.Dataset:
@@ -134,11 +125,7 @@ def _reserve(path: Path) -> None:
 
 def _sync(file: h5py.File) -> None:
     file.flush()
-    handle = os.open(file.filename, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(file.filename)
 
 
 class PosteriorStore:
@@ -213,13 +200,9 @@ class PosteriorStore:
             store.close()
             raise StoreError(f"{path} is damaged; delete it or choose another output") from None
         known, wanted = OPTIONAL | known, OPTIONAL | json.loads(json.dumps(dict(fingerprint)))
-        differ = [key for key in sorted({*known, *wanted}) if known.get(key) != wanted.get(key)]
-        if differ:
+        changes = differences(known, wanted)
+        if changes:
             store.close()
-            changes = ", ".join(
-                f"{key} was {_short(known.get(key))}, now {_short(wanted.get(key))}"
-                for key in differ
-            )
             raise StoreError(
                 f"{path} holds another fit ({changes}); choose another output or overwrite"
             )
@@ -359,8 +342,3 @@ def _reason(error: OSError) -> str:
     if "lock" in text:
         return "another process has it open"
     return text.splitlines()[0]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."

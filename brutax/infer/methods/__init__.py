@@ -1,0 +1,1 @@
+"""One module per method: its `Options`, and `run(problem, key, session, options)`."""

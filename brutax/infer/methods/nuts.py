@@ -1,0 +1,143 @@
+"""The No-U-Turn sampler of numpyro (Hoffman & Gelman 2014), chains side by side.
+
+Every chain starts at its own draw from the prior, so that chains which end in different modes
+disagree, which R-hat reports.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+from numpyro.infer import NUTS
+
+from brutax.infer.checkpoint import Session, pack, unpack
+from brutax.infer.posterior import Posterior
+from brutax.infer.problem import Problem
+
+N_TRIES = 64  # prior draws per chain among which one of finite density is looked for
+MAX_RHAT, MIN_ESS = 1.01, 400.0  # Vehtari et al. (2021), arXiv:1903.08008
+
+NEEDS_GRADIENT = True
+
+
+@dataclass(frozen=True)
+class Options:
+    """Steps of warm-up and of sampling per chain, and the settings of numpyro's NUTS."""
+
+    num_warmup: int = 1000
+    num_samples: int = 1000  # may grow when a checkpoint is continued
+    num_chains: int = 4
+    target_accept: float = 0.8
+    max_tree_depth: int = 10
+    dense_mass: bool = False
+    chunk: int = 100  # steps between visits of the host; changes no bit
+
+    free = ("num_samples", "chunk")  # what a continued run may change
+
+
+def _kernel(problem: Problem, options: Options, data: Any) -> NUTS:
+    return NUTS(
+        potential_fn=lambda z: -problem.density(z, data).log_target,
+        target_accept_prob=options.target_accept,
+        max_tree_depth=options.max_tree_depth,
+        dense_mass=options.dense_mass,
+    )
+
+
+def _init(key: Any, data: Any, problem: Problem, options: Options) -> Any:
+    key_start, key_run = jax.random.split(key)
+
+    def start(key: Any) -> Any:
+        draws = jax.vmap(problem.sample_real)(jax.random.split(key, N_TRIES))
+        density = jax.lax.map(lambda z: problem.density(z, data).log_target, draws)
+        return draws[jnp.argmax(jnp.isfinite(density))]  # the first one that is possible
+
+    starts = jax.vmap(start)(jax.random.split(key_start, options.num_chains))
+    keys = jax.random.split(key_run, options.num_chains)
+    return _kernel(problem, options, data).init(keys, options.num_warmup, starts, (), {})
+
+
+def _advance(
+    state: Any, n: Any, data: Any, problem: Problem, options: Options
+) -> tuple[Any, dict[str, Any]]:
+    """`n` steps of at most `options.chunk`."""
+    kernel = _kernel(problem, options, data)
+    keys = jax.random.split(jax.random.key(0), options.num_chains)
+    kernel.init(keys, options.num_warmup, state.z, (), {})  # sets up its schedule; state is ours
+
+    def step(state: Any, i: Any) -> tuple[Any, dict[str, Any]]:
+        state = jax.lax.cond(i < n, lambda s: kernel.sample(s, (), {}), lambda s: s, state)
+        return state, dict(
+            z=state.z,
+            potential=state.potential_energy,
+            diverging=state.diverging,
+            num_steps=state.num_steps,
+        )
+
+    return jax.lax.scan(step, state, jnp.arange(options.chunk))
+
+
+def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
+    init = jax.jit(functools.partial(_init, problem=problem, options=options))
+    advance = jax.jit(functools.partial(_advance, problem=problem, options=options))
+    saved = session.load()
+    if saved is None:
+        state, draws = init(key, problem.data), {}
+    else:
+        state, draws = unpack(saved, jax.eval_shape(init, key, problem.data))
+    total = options.num_warmup + options.num_samples
+    done = int(np.asarray(state.i).ravel()[0])
+    while done < total:
+        stage_end = options.num_warmup if done < options.num_warmup else total
+        n = min(options.chunk, stage_end - done)
+        state, out = advance(state, n, problem.data)
+        if done >= options.num_warmup:
+            for name, value in out.items():
+                draws.setdefault(name, []).append(np.asarray(value)[:n])
+        done += n
+        session.tick(state, draws, done=done >= total)
+    joined = {k.split("/", 1)[1]: v for k, v in pack((), draws).items()}
+    return _posterior(problem, joined, options)
+
+
+def _posterior(problem: Problem, draws: dict[str, np.ndarray], options: Options) -> Posterior:
+    kept = {k: np.swapaxes(v[: options.num_samples], 0, 1) for k, v in draws.items()}
+    z = kept["z"].reshape(-1, problem.prior.size)
+    params, log_base, log_jacobian = jax.jit(jax.vmap(problem.prior.from_real))(jnp.asarray(z))
+    log_prior = log_base + jax.vmap(problem.prior.log_factor)(params)
+    log_like = -kept["potential"].reshape(-1) - np.asarray(log_prior + log_jacobian)
+    samples = {name: np.asarray(value) for name, value in params.items()}
+    stats: dict[str, Any] = {
+        "divergences": int(np.sum(kept["diverging"])),
+        "gradients": int(np.sum(kept["num_steps"])),
+    }
+    warnings = []
+    for name in problem.prior.free:
+        chains = samples[name].reshape(*kept["potential"].shape, *samples[name].shape[1:])
+        stats[f"rhat/{name}"] = split_gelman_rubin(chains)
+        stats[f"ess/{name}"] = effective_sample_size(chains)
+        if not np.max(stats[f"rhat/{name}"]) <= MAX_RHAT:
+            warnings.append(
+                f"R-hat of {name} is {np.max(stats[f'rhat/{name}']):.3g}: the chains disagree"
+            )
+        if not np.min(stats[f"ess/{name}"]) >= MIN_ESS:
+            warnings.append(
+                f"{name} has {np.min(stats[f'ess/{name}']):.0f} effective draws, below "
+                f"{MIN_ESS:.0f}"
+            )
+    if stats["divergences"]:
+        warnings.append(f"{stats['divergences']} of {len(z)} transitions diverged")
+    return Posterior(
+        "nuts",
+        samples,
+        np.full(len(z), 1.0 / len(z)),
+        log_like,
+        np.asarray(log_prior),
+        n_chains=options.num_chains,
+        stats=stats,
+        warnings=tuple(warnings),
+    )

@@ -1,0 +1,150 @@
+"""What a run returns: weighted draws, evidence, and whether to trust them."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from brutax.utils import quantile
+from brutax.utils.durable import read_datasets, replace
+
+MAGIC = "brutax.infer posterior"
+
+
+class Row(NamedTuple):
+    """Moments and quantiles of one parameter; of arrays, element by element."""
+
+    mean: Any
+    std: Any
+    low: Any  # 16 %
+    median: Any
+    high: Any  # 84 %
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Draws of all parameters (draw, *shape), chains one after the other, and their weights.
+
+    `weights` sum to one. `logz` is the natural log of the evidence, NaN where the method has none.
+    `stats` holds numbers by name (`rhat/a`, `ess/a` for a parameter a). `warnings` says what is
+    wrong; `ok` is that nothing is.
+    """
+
+    method: str
+    samples: dict[str, np.ndarray]
+    weights: np.ndarray
+    log_likelihood: np.ndarray
+    log_prior: np.ndarray
+    n_chains: int = 1
+    logz: float = float("nan")
+    logz_err: float = float("nan")
+    stats: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return not self.warnings
+
+    @property
+    def ess(self) -> float:
+        """Effective number of draws: Kish's of the weights, or the smallest of the chains."""
+        found = [np.min(v) for k, v in self.stats.items() if k.startswith("ess/")]
+        return float(min(found)) if found else float(1.0 / np.sum(self.weights**2))
+
+    def quantile(self, q: Any) -> dict[str, np.ndarray]:
+        """Weighted quantiles of every parameter, (*q, *shape)."""
+        q = np.asarray(q, float)
+
+        def of(values: np.ndarray) -> np.ndarray:
+            flat = values.reshape(len(values), -1).astype(float)
+            out = [quantile(column, q, self.weights) for column in flat.T]
+            return np.stack(out, axis=-1).reshape(*q.shape, *values.shape[1:])
+
+        return {name: of(values) for name, values in self.samples.items()}
+
+    def summary(self) -> dict[str, Row]:
+        """Moments and quantiles by parameter."""
+        levels = self.quantile([0.16, 0.5, 0.84])
+        out = {}
+        for name, values in self.samples.items():
+            mean = np.tensordot(self.weights, values, 1)
+            std = np.sqrt(np.tensordot(self.weights, (values - mean) ** 2, 1))
+            out[name] = Row(mean, std, *levels[name])
+        return out
+
+    @property
+    def best(self) -> dict[str, np.ndarray]:
+        """The draw of the highest posterior density."""
+        at = int(np.argmax(self.log_likelihood + self.log_prior))
+        return {name: values[at] for name, values in self.samples.items()}
+
+    def resample(self, rng: np.random.Generator, n: int) -> "dict[str, np.ndarray]":
+        """`n` draws of equal weight, with replacement."""
+        at = rng.choice(len(self.weights), n, p=self.weights)
+        return {name: values[at] for name, values in self.samples.items()}
+
+    def to_arviz(self) -> Any:
+        """An ArviZ InferenceData (0.x) or DataTree (1.x); weighted draws are resampled first."""
+        try:
+            import arviz
+        except ImportError as error:
+            raise ImportError("to_arviz needs ArviZ: pip install 'brutax[arviz]'") from error
+        if np.ptp(self.weights) > 0:
+            draws = self.resample(np.random.default_rng(0), max(int(self.ess), 1))
+            chains = 1
+        else:
+            draws, chains = self.samples, self.n_chains
+        draws = {k: v.reshape(chains, -1, *v.shape[1:]) for k, v in draws.items()}
+        if int(arviz.__version__.split(".")[0]) == 0:
+            return arviz.from_dict(posterior=draws)
+        return arviz.from_dict({"posterior": draws})
+
+    def save(self, path: str | Path) -> None:
+        """Writes plain HDF5, in place of an older file in one step."""
+        path = Path(path)
+        partial = path.with_name(path.name + ".new")
+        with h5py.File(partial, "w") as file:
+            for name, values in self.samples.items():
+                file.create_dataset(f"samples/{name}", data=values)
+            for name in ("weights", "log_likelihood", "log_prior"):
+                file.create_dataset(name, data=getattr(self, name))
+            for name, value in self.stats.items():
+                file.create_dataset(f"stats/{name}", data=value)
+            file.attrs.update(
+                magic=MAGIC,
+                method=self.method,
+                n_chains=self.n_chains,
+                logz=self.logz,
+                logz_err=self.logz_err,
+                warnings=json.dumps(self.warnings),
+                meta=json.dumps(self.meta),
+                order=json.dumps(list(self.samples)),
+            )
+        replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Posterior":
+        """Reads what `save` wrote; only numbers and JSON, nothing is executed."""
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("magic") != MAGIC:
+                raise ValueError(f"{path} is not a posterior written by brutax.infer")
+            arrays = read_datasets(file)
+            attrs: dict[str, Any] = dict(file.attrs)
+        stats = {k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith("stats/")}
+        return cls(
+            method=str(attrs["method"]),
+            samples={name: arrays[f"samples/{name}"] for name in json.loads(str(attrs["order"]))},
+            weights=arrays["weights"],
+            log_likelihood=arrays["log_likelihood"],
+            log_prior=arrays["log_prior"],
+            n_chains=int(attrs["n_chains"]),
+            logz=float(attrs["logz"]),
+            logz_err=float(attrs["logz_err"]),
+            stats=stats,
+            warnings=tuple(json.loads(str(attrs["warnings"]))),
+            meta=json.loads(str(attrs["meta"])),
+        )

@@ -1,0 +1,214 @@
+"""Priors over named parameters, and the flat vector that samplers move in.
+
+A prior is a dictionary, read in order: a numpyro distribution is a free parameter, a function of
+the parameters before it is a tie (it returns a value) or a conditional prior (it returns a
+distribution), a brutax prior is a density over one quantity of a `Point`, anything else is a
+constant. A brutax prior alone, with `bounds`, is a joint density of the quantities in `bounds`.
+
+A brutax prior has no sampler of its own. Its quantity is uniform over its bounds in the base
+measure, and density times volume is a factor beside the likelihood: products of prior and
+likelihood, and so posterior and evidence, are the same.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from numpyro.distributions.transforms import biject_to
+
+from brutax.priors import AbstractPrior, Point
+
+BOUNDS = (("low", "high"), ("mass_min", "mass_max"))  # attributes that bound a brutax prior
+
+
+class Free(NamedTuple):
+    """One free parameter: its shape, and its place in the flat vector."""
+
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    real_shape: tuple[int, ...]
+    has_icdf: bool
+
+
+class Prior:
+    """The compiled form of a prior: maps between the flat vector z and parameters.
+
+    Free parameters become real numbers by numpyro's bijections, one after the other. `size` is
+    the length of z, `free` the free parameters by name, `names` all parameters.
+    """
+
+    def __init__(self, prior: Any, bounds: Mapping[str, tuple[float, float]] | None = None) -> None:
+        self._entries: dict[str, Any] = {}
+        self._factors: list[AbstractPrior] = []
+        bounds = dict(bounds or {})
+        self._volume = 0.0  # ln of the volume of all boxes under brutax priors
+        if isinstance(prior, AbstractPrior):
+            if not bounds:
+                raise ValueError(
+                    "a brutax prior alone needs bounds=dict(name=(low, high)) of the quantities "
+                    "that are free, or a dictionary of one prior per quantity"
+                )
+            self._factors.append(prior)
+            prior = {}
+            for name in list(bounds):
+                self._add_box(name, bounds.pop(name))
+        if not isinstance(prior, Mapping):
+            raise TypeError(
+                f"prior is a dictionary or a brutax prior, found {type(prior).__name__}"
+            )
+        for name, entry in prior.items():
+            if not (isinstance(name, str) and name.isidentifier()):
+                raise ValueError(f"parameter {name!r} is not a name that Python allows")
+            if isinstance(entry, AbstractPrior):
+                self._factors.append(entry)
+                self._add_box(name, bounds.pop(name, None) or _bounds_of(name, entry))
+            else:
+                self._entries[name] = entry
+        if bounds:
+            raise ValueError(f"bounds for {', '.join(bounds)}, which no brutax prior describes")
+        self.free: dict[str, Free] = {}
+        self.names: tuple[str, ...] = ()
+        self._lay_out()
+        if not self.free:
+            raise ValueError("no parameter is free: give at least one of them a distribution")
+        self.size = max(free.stop for free in self.free.values())
+
+    def _add_box(self, name: str, bounds: tuple[float, float]) -> None:
+        if name not in Point._fields:
+            raise ValueError(
+                f"a brutax prior describes quantities of a Point, and '{name}' is none: "
+                f"there are {', '.join(Point._fields)}"
+            )
+        low, high = (float(x) for x in bounds)
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"bounds of '{name}' must be finite and increase, found {bounds}")
+        self._entries[name] = dist.Uniform(low, high)
+        self._volume += math.log(high - low)
+
+    def _lay_out(self) -> None:
+        """Walks through the prior once, with draws, to learn shapes."""
+        params: dict[str, Any] = {}
+        key, start = jax.random.key(0), 0
+        for name, entry in self._entries.items():
+            value = _resolve(name, entry, params)
+            if not isinstance(value, dist.Distribution):
+                params[name] = value
+                continue
+            if value.support.is_discrete:
+                raise ValueError(f"'{name}' is discrete; sum it out in the likelihood instead")
+            key, sub = jax.random.split(key)
+            params[name] = value.sample(sub)
+            real = biject_to(value.support).inv(params[name])
+            stop = start + math.prod(real.shape)
+            self.free[name] = Free(params[name].shape, start, stop, real.shape, _has_icdf(value))
+            start = stop
+        self.names = tuple(params)
+
+    @property
+    def without_icdf(self) -> tuple[str, ...]:
+        """Free parameters whose distribution has no inverse CDF (nautilus, dynesty need one)."""
+        return tuple(name for name, free in self.free.items() if not free.has_icdf)
+
+    def sample(self, key: Any) -> dict[str, Any]:
+        """One draw from the base measure: the prior, uniform where a brutax prior rules."""
+        params: dict[str, Any] = {}
+        for name, entry in self._entries.items():
+            value = _resolve(name, entry, params)
+            if isinstance(value, dist.Distribution):
+                key, sub = jax.random.split(key)
+                value = value.sample(sub)
+            params[name] = value
+        return params
+
+    def from_real(self, z: Any) -> tuple[dict[str, Any], Any, Any]:
+        """Parameters at z, ln of their base density, and ln |d parameters / d z|."""
+        params: dict[str, Any] = {}
+        log_base = log_jacobian = jnp.zeros((), z.dtype)
+        for name, entry in self._entries.items():
+            value = _resolve(name, entry, params)
+            if isinstance(value, dist.Distribution):
+                free = self.free[name]
+                real = z[free.start : free.stop].reshape(free.real_shape)
+                transform = biject_to(value.support)
+                params[name] = transform(real)
+                log_jacobian += jnp.sum(transform.log_abs_det_jacobian(real, params[name]))
+                log_base += jnp.sum(value.log_prob(params[name]))
+            else:
+                params[name] = value
+        return params, log_base, log_jacobian
+
+    def from_cube(self, u: Any) -> dict[str, Any]:
+        """Parameters at a point of the unit cube, by inverse CDFs."""
+        params: dict[str, Any] = {}
+        for name, entry in self._entries.items():
+            value = _resolve(name, entry, params)
+            if isinstance(value, dist.Distribution):
+                free = self.free[name]
+                value = value.icdf(u[free.start : free.stop].reshape(free.shape))
+            params[name] = value
+        return params
+
+    def to_real(self, params: Mapping[str, Any]) -> Any:
+        """The flat vector z of parameters (only the free ones are looked at)."""
+        known: dict[str, Any] = {}
+        parts = []
+        for name, entry in self._entries.items():
+            value = _resolve(name, entry, known)
+            if isinstance(value, dist.Distribution):
+                known[name] = jnp.asarray(params[name], dtype=float)
+                parts.append(jnp.ravel(biject_to(value.support).inv(known[name])))
+            else:
+                known[name] = value
+        return jnp.concatenate(parts)
+
+    def log_factor(self, params: Mapping[str, Any]) -> Any:
+        """ln of (prior density / base density): that of the brutax priors times their box."""
+        if not self._factors:
+            return jnp.zeros(())
+        point = Point(**{k: v for k, v in params.items() if k in Point._fields})
+        return sum(factor.log_prob(point) for factor in self._factors) + self._volume
+
+
+def _resolve(name: str, entry: Any, params: Mapping[str, Any]) -> Any:
+    """What an entry is, given the parameters before it."""
+    if isinstance(entry, dist.Distribution):
+        return entry
+    if callable(entry):
+        try:
+            entry = entry(params)
+        except KeyError as error:
+            raise ValueError(
+                f"'{name}' refers to {error}, which no entry before it names"
+            ) from None
+        if isinstance(entry, dist.Distribution):
+            return entry
+    try:
+        return jnp.asarray(entry, dtype=float)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"'{name}' is {type(entry).__name__}; give a numpyro distribution, a number, an array, "
+            "a function of the parameters or a brutax prior"
+        ) from None
+
+
+def _has_icdf(value: Any) -> bool:
+    if value.event_shape:
+        return False
+    try:
+        return bool(np.all(np.isfinite(value.icdf(jnp.full(value.shape(), 0.3)))))
+    except (NotImplementedError, ImportError):
+        return False
+
+
+def _bounds_of(name: str, prior: AbstractPrior) -> tuple[float, float]:
+    for low, high in BOUNDS:
+        if hasattr(prior, low) and hasattr(prior, high):
+            return float(getattr(prior, low)), float(getattr(prior, high))
+    raise ValueError(
+        f"{type(prior).__name__} has no bounds of its own: give bounds=dict({name}=(low, high))"
+    )

@@ -1,0 +1,104 @@
+"""A posterior to explore: prior, likelihood and data."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from brutax.infer.prior import Prior
+from brutax.utils.durable import digest
+
+N_PROBES = 8  # prior draws at which a problem is checked and recognised
+
+
+class Density(NamedTuple):
+    """The posterior density at one point."""
+
+    params: dict[str, Any]
+    log_likelihood: Any
+    log_prior: Any  # per unit of the parameters
+    log_target: Any  # likelihood x prior, per unit of the flat vector
+
+
+class Check(NamedTuple):
+    """What was found at prior draws: log-likelihood and log-prior (draw,)."""
+
+    log_likelihood: np.ndarray
+    log_prior: np.ndarray
+    without_icdf: tuple[str, ...]  # parameters that methods on the unit cube cannot take
+    dtype: str
+
+
+class Problem:
+    """A prior (see `brutax.infer.prior`), `log_likelihood(params, data)` in pure JAX, and data.
+
+    `params` is a dictionary of all parameters, free, tied and constant; `data` any pytree of
+    arrays, given to compiled programs as an argument.
+    """
+
+    def __init__(
+        self,
+        prior: Any,
+        log_likelihood: Callable[[dict[str, Any], Any], Any],
+        data: Any = None,
+        *,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
+        self.prior = Prior(prior, bounds)
+        self.log_likelihood = log_likelihood
+        self.data = jax.tree.map(jnp.asarray, data)
+
+    def density(self, z: Any, data: Any) -> Density:
+        """The posterior density at a flat vector z."""
+        params, log_base, log_jacobian = self.prior.from_real(z)
+        factor = self.prior.log_factor(params)
+        log_like = self.log_likelihood(params, data)
+        target = log_like + factor + log_base + log_jacobian
+        return Density(params, log_like, log_base + factor, target)
+
+    def sample_real(self, key: Any) -> Any:
+        """A draw from the base measure as a flat vector z."""
+        return self.prior.to_real(self.prior.sample(key))
+
+    def data_digest(self) -> str:
+        leaves, structure = jax.tree.flatten(self.data)
+        return digest(str(structure), *(np.asarray(leaf) for leaf in leaves))
+
+    def check(self, *, gradient: bool = True) -> Check:
+        """Looks at likelihood and `gradient` at prior draws; raises ValueError where they fail."""
+        keys = jax.random.split(jax.random.key(0), N_PROBES)
+        z = jax.vmap(self.sample_real)(keys)
+        out, grad = _probe(z, self.data, self, gradient)
+        log_like = np.asarray(out.log_likelihood)
+        if log_like.shape != (N_PROBES,):
+            raise ValueError(
+                f"log_likelihood must return one number, found shape {log_like.shape[1:]}"
+            )
+        if np.any(np.isnan(log_like)) or np.any(log_like == np.inf):
+            raise ValueError(f"log_likelihood at prior draws is NaN or +inf: {log_like}")
+        seen = np.isfinite(log_like) & np.isfinite(np.asarray(out.log_prior))
+        bad = [
+            name
+            for name, free in self.prior.free.items()
+            if gradient and not np.all(np.isfinite(np.asarray(grad)[seen, free.start : free.stop]))
+        ]
+        if bad:
+            raise ValueError(
+                f"the gradient with respect to {', '.join(bad)} is not finite where the "
+                "log-likelihood is (make the input safe before jnp.where, not the output)"
+            )
+        return Check(log_like, np.asarray(out.log_prior), self.prior.without_icdf, str(z.dtype))
+
+
+def _probe(z: Any, data: Any, problem: Problem, gradient: bool) -> tuple[Density, Any]:
+    if not gradient:
+        return jax.jit(jax.vmap(lambda z: problem.density(z, data)))(z), z
+
+    def target(z: Any) -> tuple[Any, Density]:
+        out = problem.density(z, data)
+        return jnp.sum(out.log_target), out
+
+    grad, out = jax.jit(jax.vmap(jax.grad(target, has_aux=True)))(z)
+    return out, grad

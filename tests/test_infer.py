@@ -1,0 +1,356 @@
+"""Any posterior: exact answers, refusals, and continuation to the last bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+from brutax import infer
+from brutax.priors import TruncatedNormalRv, UniformAv
+
+DATA = np.array([0.3, 1.1, 0.4, 0.9, 0.6], np.float32)
+SHORT = dict(num_warmup=300, num_samples=1000, num_chains=4)
+SMALL = dict(num_live=200)
+
+
+def gaussian(params, data):
+    """Five measurements of a + b, of deviation 0.5."""
+    model = params["a"] + params["b"]
+    return jnp.sum(-0.5 * ((data - model) / 0.5) ** 2 - jnp.log(0.5 * jnp.sqrt(2 * jnp.pi)))
+
+
+def gaussian_problem(scale=1.0):
+    prior = {"a": dist.Normal(0.0, 1.0), "b": dist.Normal(0.5, 2.0), "c": lambda p: 2.0 * p["a"]}
+    return infer.Problem(prior, gaussian, scale * DATA)
+
+
+def exact():
+    """ln Z, and mean and deviation of a: x = A (a, b) + noise is linear and Gaussian."""
+    design = np.ones((5, 2))
+    prior_cov, prior_mean = np.diag([1.0, 4.0]), np.array([0.0, 0.5])
+    cov = design @ prior_cov @ design.T + 0.25 * np.eye(5)
+    resid = DATA - design @ prior_mean
+    logz = -0.5 * (resid @ np.linalg.solve(cov, resid) + np.linalg.slogdet(2 * np.pi * cov)[1])
+    gain = prior_cov @ design.T @ np.linalg.inv(cov)
+    mean = prior_mean + gain @ resid
+    post = prior_cov - gain @ design @ prior_cov
+    return logz, mean[0], np.sqrt(post[0, 0])
+
+
+@pytest.fixture(autouse=True)
+def promotion_as_users_have_it():
+    """numpyro's distributions mix types and ranks; `fit` itself works with either setting."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def by_nuts():
+    return infer.fit(gaussian_problem(), "nuts", key=1, **SHORT)
+
+
+@pytest.fixture(scope="module")
+def by_nested():
+    return infer.fit(gaussian_problem(), "nested", key=1, **SMALL)
+
+
+@pytest.mark.parametrize("which", ["by_nuts", "by_nested"])
+def test_moments_are_exact(which, request):
+    post = request.getfixturevalue(which)
+    _, mean, std = exact()
+    row = post.summary()["a"]
+    error = std / np.sqrt(post.ess)
+    assert abs(row.mean - mean) < 4 * error
+    assert abs(row.std / std - 1) < 4 / np.sqrt(2 * post.ess)
+    np.testing.assert_allclose(post.samples["c"], 2 * post.samples["a"], rtol=1e-6)
+    assert np.isclose(post.weights.sum(), 1.0)
+
+
+def test_evidence_is_exact(by_nested):
+    assert by_nested.ok
+    assert 0.02 < by_nested.logz_err < 0.3
+    assert abs(by_nested.logz - exact()[0]) < 4 * by_nested.logz_err
+
+
+@pytest.mark.parametrize("which", ["by_nuts", "by_nested"])
+def test_densities_of_draws(which, request):
+    post = request.getfixturevalue(which)
+    for i in (0, len(post.weights) // 2):
+        a, b = post.samples["a"][i], post.samples["b"][i]
+        log_prior = dist.Normal(0.0, 1.0).log_prob(a) + dist.Normal(0.5, 2.0).log_prob(b)
+        np.testing.assert_allclose(post.log_prior[i], log_prior, rtol=1e-4, atol=1e-4)
+        log_like = gaussian({"a": a, "b": b}, jnp.asarray(DATA))
+        np.testing.assert_allclose(post.log_likelihood[i], log_like, rtol=1e-4, atol=1e-3)
+
+
+def two_modes(params, data):
+    x = params["x"]
+    return jnp.logaddexp(
+        jnp.log(0.5) - 0.5 * ((x - 5.0) / data) ** 2, jnp.log(0.5) - 0.5 * ((x + 5.0) / data) ** 2
+    )
+
+
+def test_chains_in_different_modes_are_not_ok():
+    problem = infer.Problem({"x": dist.Uniform(-10.0, 10.0)}, two_modes, 0.5)
+    post = infer.fit(problem, "nuts", key=3, num_warmup=200, num_samples=200, num_chains=8)
+    assert not post.ok and any("R-hat of x" in text for text in post.warnings)
+
+
+def test_brutax_priors_have_the_evidence_of_their_density():
+    """Uniform in A_V times a truncated normal in R_V; the likelihood asks for R_V only."""
+
+    def rv_measured(params, data):
+        return -0.5 * ((params["rv"] - data) / 0.1) ** 2
+
+    problem = infer.Problem(
+        {"av": UniformAv(0.0, 4.0), "rv": TruncatedNormalRv()}, rv_measured, 3.5
+    )
+    post = infer.fit(problem, "nested", key=2, **SMALL)
+    var = 0.1**2 + 0.18**2
+    logz = 0.5 * np.log(0.1**2 / var) - 0.5 * (3.5 - 3.32) ** 2 / var
+    assert abs(post.logz - logz) < 4 * post.logz_err
+    mean = (3.5 / 0.1**2 + 3.32 / 0.18**2) / (1 / 0.1**2 + 1 / 0.18**2)
+    assert abs(post.summary()["rv"].mean - mean) < 0.09 * 4 / np.sqrt(post.ess)
+    assert problem.check().without_icdf == ()
+
+
+def test_conditional_prior_and_constants():
+    prior = {
+        "top": dist.Uniform(1.0, 2.0),
+        "x": lambda p: dist.Uniform(0.0, p["top"]),
+        "k": 3.0,
+        "v": dist.Dirichlet(jnp.ones(3)),
+    }
+    problem = infer.Problem(prior, lambda p, d: p["k"] * p["x"] + jnp.sum(p["v"]))
+    assert problem.prior.size == 4 and problem.check().without_icdf == ("v",)
+    params = problem.prior.sample(jax.random.key(0))
+    back, log_base, log_jacobian = problem.prior.from_real(problem.prior.to_real(params))
+    for name, value in params.items():
+        np.testing.assert_allclose(back[name], value, rtol=1e-4)
+    np.testing.assert_allclose(log_base, -np.log(params["top"]) + np.log(2.0), rtol=1e-4)
+    assert np.isfinite(log_jacobian)
+
+
+def test_bad_problems_are_refused_by_name():
+    with pytest.raises(ValueError, match="gradient with respect to a is not finite"):
+        prior = {"a": dist.Uniform(-1.0, 1.0), "b": dist.Normal(0.0, 1.0)}
+        like = lambda p, d: jnp.where(p["a"] > 2.0, jnp.sqrt(p["a"] - 2.0), 0.0) + p["b"]  # noqa: E731
+        infer.Problem(prior, like).check()
+    infer.Problem(prior, like).check(gradient=False)  # as for nested sampling
+    with pytest.raises(ValueError, match="no parameter is free"):
+        infer.Problem({"a": 1.0}, gaussian)
+    with pytest.raises(ValueError, match="discrete"):
+        infer.Problem({"a": dist.Poisson(3.0)}, gaussian)
+    with pytest.raises(ValueError, match="bounds"):
+        infer.Problem(UniformAv(), gaussian)
+    with pytest.raises(ValueError, match="NaN"):
+        infer.Problem({"a": dist.Normal(0.0, 1.0)}, lambda p, d: jnp.log(p["a"] - 1e9)).check()
+
+
+def test_unknown_names_say_the_nearest():
+    with pytest.raises(TypeError, match="do you mean 'num_samples'"):
+        infer.fit(gaussian_problem(), "nuts", num_sample=3)
+    with pytest.raises(ValueError, match="do you mean 'nested'"):
+        infer.fit(gaussian_problem(), "nestd")
+
+
+def same(a, b):
+    assert a.logz == b.logz or np.isnan(a.logz)
+    for name in a.samples:
+        np.testing.assert_array_equal(a.samples[name], b.samples[name])
+    np.testing.assert_array_equal(a.weights, b.weights)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "which", "chunk"),
+    [("nuts", SHORT, "by_nuts", 100), ("nested", SMALL, "by_nested", 4)],
+)
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    method, options, which, chunk, tmp_path, request, monkeypatch
+):
+    """SIGTERM in the middle, other chunks afterwards, then a damaged file, then other data."""
+    whole, path = request.getfixturevalue(which), tmp_path / "run.h5"
+    tick, count = infer.checkpoint.Session.tick, iter(range(1000))
+
+    def tick_with_signal(self, *args, **kwargs):
+        if next(count) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        tick(self, *args, **kwargs)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(infer.checkpoint.Session, "tick", tick_with_signal)
+    with pytest.raises(infer.Interrupted, match="run the same call again"):
+        infer.fit(
+            gaussian_problem(),
+            method,
+            key=1,
+            checkpoint=path,
+            save_every=0.0,
+            chunk=chunk,
+            **options,
+        )
+    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.undo()
+    with pytest.raises(infer.CheckpointError, match="data was"):
+        infer.fit(gaussian_problem(1.001), method, key=1, checkpoint=path, **options)
+    with pytest.raises(infer.CheckpointError, match="key was"):
+        infer.fit(gaussian_problem(), method, key=2, checkpoint=path, **options)
+    with h5py.File(path, "r+") as file:  # one number of the state is another one
+        state = next(x for x in file["state"].values() if x.size > 3 and x.dtype.kind == "f")
+        state[...] = np.asarray(state) + np.float32(1e-3)
+    with pytest.warns(RuntimeWarning, match="checksum does not fit; going on from"):
+        again = infer.fit(gaussian_problem(), method, key=1, checkpoint=path, chunk=35, **options)
+    same(whole, again)
+    once_more = infer.fit(gaussian_problem(), method, key=1, checkpoint=path, **options)
+    same(whole, once_more)
+    path.write_bytes(path.read_bytes()[:1000])
+    path.with_name("run.h5.prev").write_bytes(b"something else")
+    with pytest.raises(infer.CheckpointError, match="delete it or choose another"):
+        infer.fit(gaussian_problem(), method, key=1, checkpoint=path, **options)
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_infer import *
+post = infer.fit(gaussian_problem(), {method!r}, key=1, checkpoint={path!r}, save_every=0.0,
+                 chunk=1, **{options!r})
+post.save({out!r})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "options"), [("nuts", SHORT), ("nested", SMALL)])
+def test_killed_processes_go_on_bit_for_bit(method, options, tmp_path):
+    """SIGKILL, then SIGTERM, then to the end; beside a run that nobody disturbed."""
+
+    def start(path):
+        code = KILLED.format(
+            tests=str(Path(__file__).parent),
+            method=method,
+            path=str(path),
+            options=options,
+            out=str(path) + ".out",
+        )
+        return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+
+    path, whole = tmp_path / "killed.h5", tmp_path / "whole.h5"
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process, seen = start(path), path.stat().st_mtime_ns if path.exists() else 0
+        while process.poll() is None and (not path.exists() or path.stat().st_mtime_ns == seen):
+            time.sleep(0.02)
+        time.sleep(0.1)
+        process.send_signal(number)
+        text = process.communicate()[1]
+        assert process.returncode != 0, text
+        assert number == signal.SIGKILL or "run the same call again" in text
+    for name in (path, whole):
+        process = start(name)
+        text = process.communicate()[1]
+        assert process.returncode == 0, text
+    same(infer.Posterior.load(f"{whole}.out"), infer.Posterior.load(f"{path}.out"))
+
+
+def test_outside_the_main_thread(by_nested, tmp_path):
+    """Signals belong to the main thread; checkpoints work in any."""
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(
+            infer.fit, gaussian_problem(), "nested", key=1, checkpoint=tmp_path / "x.h5", **SMALL
+        )
+        same(by_nested, call.result())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.h5"]
+
+
+def test_nothing_is_written_without_a_checkpoint(by_nested, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    same(by_nested, infer.fit(gaussian_problem(), "nested", key=1, **SMALL))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_evidence_is_calibrated():
+    """Ten seeds: the mean error within 3 standard errors of 0, the scatter that which is quoted."""
+    problem = gaussian_problem()
+    posts = [infer.fit(problem, "nested", key=seed) for seed in range(10)]
+    errors = np.array([post.logz - exact()[0] for post in posts])
+    quoted = np.mean([post.logz_err for post in posts])
+    assert abs(errors.mean()) < 3 * quoted / np.sqrt(10)
+    assert 0.4 < errors.std() / quoted < 1.7
+
+
+def test_saved_and_loaded(by_nuts, by_nested, tmp_path):
+    for post in (by_nuts, by_nested):
+        post.save(tmp_path / "post.h5")
+        back = infer.Posterior.load(tmp_path / "post.h5")
+        same(post, back)
+        assert (back.warnings, back.meta, back.n_chains) == (
+            post.warnings,
+            post.meta,
+            post.n_chains,
+        )
+        assert back.stats.keys() == post.stats.keys()
+    with h5py.File(tmp_path / "other.h5", "w"):
+        pass
+    with pytest.raises(ValueError, match="not a posterior"):
+        infer.Posterior.load(tmp_path / "other.h5")
+
+
+def test_views_of_a_posterior(by_nuts, by_nested):
+    assert by_nuts.quantile([0.1, 0.9])["a"].shape == (2,)
+    draws = by_nested.resample(np.random.default_rng(0), 50)
+    assert draws["a"].shape == (50,) and np.all(np.isin(draws["a"], by_nested.samples["a"]))
+    density = by_nested.log_likelihood + by_nested.log_prior
+    at = np.flatnonzero(by_nested.samples["a"] == by_nested.best["a"])
+    assert density[at].max() == density.max()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_to_arviz(by_nuts):
+    pytest.importorskip("arviz")
+    assert by_nuts.to_arviz().posterior["a"].shape == (4, 1000)
+
+
+def test_the_example_of_the_docs(tmp_path, monkeypatch):
+    """A user's own model runs as written, and finds what the image was made with."""
+    page = (Path(__file__).parents[1] / "docs" / "inference.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    lines = [line for line in code.splitlines() if line.strip()]
+    assert len(lines) < 20
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    code = code.replace('"nested", key=0', '"nested", key=0, num_live=100')
+    exec(compile(code, "inference.md", "exec"), names)
+    assert names["post"].ok
+    for name, value in {"peak": 3.0, "radius": 4.0, "n": 1.0}.items():
+        row = names["post"].summary()[name]
+        assert abs(row.mean - value) < 4 * row.std and row.std < 0.2
+
+
+def test_map_is_the_maximum_of_the_density_in_the_parameters(tmp_path):
+    """A measured amplitude, 0.978 +- 0.113: with a normal prior the weighted mean; with a
+    log-uniform one the root of (x - m) / s^2 = -1/x."""
+
+    def measured(params, data):
+        return -0.5 * ((params["x"] - data) / 0.113) ** 2
+
+    prior = {"x": dist.Normal(1.2, 0.1)}
+    path = tmp_path / "map.h5"
+    post = infer.fit(infer.Problem(prior, measured, 0.978), "map", checkpoint=path, num_starts=8)
+    weight = np.array([0.113, 0.1]) ** -2.0
+    expected = weight @ [0.978, 1.2] / weight.sum()
+    np.testing.assert_allclose(post.best["x"], expected, rtol=1e-4)
+    assert post.ok and post.stats["starts_agree"] == 8
+    prior = {"x": dist.LogUniform(0.01, 10.0)}
+    post = infer.fit(infer.Problem(prior, measured, 0.978), "map", num_starts=8)
+    expected = 0.5 * (0.978 + np.sqrt(0.978**2 - 4 * 0.113**2))
+    np.testing.assert_allclose(post.best["x"], expected, rtol=1e-4)
