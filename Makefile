@@ -15,6 +15,10 @@ BIN := $(VENV)/bin
 # tests of arithmetic, which run in double precision too (others choose the precision themselves)
 NUMERICAL := $(patsubst %,tests/test_%.py,math photometry sampling priors sed grid)
 
+# files of tests run on as many cores as this, each in a process of some 5 GB
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+
 # programs compiled by an earlier run are used again
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax-cache
 
@@ -30,8 +34,8 @@ demo: $(VENV)/.installed-all
 	$(BIN)/brutax demo -o demo
 
 test: $(VENV)/.installed-dev
-	JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q
-	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q $(NUMERICAL)
+	JAX_ENABLE_X64=0 $(PYTEST)
+	JAX_ENABLE_X64=1 $(PYTEST) $(NUMERICAL)
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m slow
