@@ -1,0 +1,115 @@
+"""Stars of an isochrone alone and in pairs, as tiles of segments."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from brutax.analysis.cluster.isochrone import Curve, Layout, cubic
+from brutax.analysis.cluster.quadrature import SEGMENTS, Tiles
+
+
+class Ratios(NamedTuple):
+    """Mass ratios of companions and the measure of each."""
+
+    q: Float[Array, " ratio"]
+    weight: Float[Array, " ratio"]
+
+
+def mass_ratios(layout: Layout, slope: Any, dtype: Any) -> Ratios:
+    """Middles of cells, even in q² but narrower towards twins; p(q) ~ q^slope, of sum one."""
+    place = (np.arange(layout.ratios) + 0.5) / layout.ratios
+    width = 1.0 / (1.0 + 4.0 * np.exp((place - 1.0) / 0.05))
+    edge = np.concatenate([[0.0], np.cumsum(width) / np.sum(width)])
+    middle = jnp.asarray(np.sqrt(0.5 * (edge[1:] + edge[:-1])), dtype)
+    edge = jnp.asarray(np.sqrt(edge), dtype)
+    power = jnp.asarray(slope, dtype) + 1.0
+    inner = edge[1:-1] ** power
+    cumulative = jnp.concatenate([jnp.zeros_like(inner[:1]), inner, jnp.ones_like(inner[:1])])
+    return Ratios(middle, jnp.diff(cumulative))
+
+
+def companion_log_flux(
+    curve: Curve, layout: Layout, q: Float[Array, " ratio"]
+) -> Float[Array, "ratio vertex band"]:
+    """ln flux of companions of mass q m, for primaries m up to `eep_pair`.
+
+    Cubic in ln mass along the main sequence; below its lightest star fluxes go on as a power of
+    mass, above the end of the main sequence they are those at its end.
+    """
+    n, even, table = layout.main, layout.main - layout.last, curve.table
+    done = layout.pairs - layout.turn
+    step = (curve.log_mass[done] - curve.log_mass[0]) / n
+    room = 3 * n
+    down = jnp.arange(-room, 0, dtype=table.dtype)
+    below = table[:1] + down[:, None] * (table[1] - table[0])[None, :]
+    end = 2.0 * table[-1:] - table[-2:-1]
+    padded = jnp.concatenate([below, table, end, end])
+    shift = jnp.maximum(jnp.log(q) / step, -float(room - 2))  # in cells, whole and broken
+    # primaries on the even part: one shift for all
+    whole = jnp.floor(shift)
+    start = whole.astype(jnp.int32) + (room - 1)
+    windows = jax.vmap(lambda k: jax.lax.dynamic_slice_in_dim(padded, k, even + 3))(start)
+    weights = cubic((shift - whole)[:, None, None])
+    on_even = sum(c * windows[:, k : k + even] for k, c in enumerate(weights))
+    # the others: positions of their own
+    log_mass = curve.log_mass[even : layout.pairs + 1]
+    place = (log_mass[None, :] - curve.log_mass[0]) / step + shift[:, None]
+    place = jnp.clip(place, -float(room - 2), float(n))
+    whole = jnp.minimum(jnp.floor(place), n - 1.0)
+    start = whole.astype(jnp.int32) + (room - 1)
+    weights = cubic((place - whole)[..., None])
+    on_rest = sum(c * padded[start + k] for k, c in enumerate(weights))
+    return jnp.concatenate([on_even, on_rest], axis=1)  # pyright: ignore
+
+
+class Lattice(NamedTuple):
+    """Segments of an isochrone with and without companions."""
+
+    tiles: Tiles
+    q: Float[Array, " tile"]  # mass ratio; 0 without a companion
+    curve: Curve
+
+
+def lattice(
+    curve: Curve, layout: Layout, scale: Float[Array, " band"], fraction: Any, slope: Any
+) -> Lattice:
+    """Tiles of all stars and pairs; `scale` is the ln of what multiplies fluxes, per band.
+
+    `fraction` of the stars have companions, of mass ratios p(q) ~ q^slope; None for all, which
+    for a flat distribution is the measure of brutus.
+    """
+    pairs = layout.pairs
+    own = curve.log_flux + scale[None, :]
+    ratios = mass_ratios(layout, slope, own.dtype)
+    other = companion_log_flux(curve, layout, ratios.q) + scale[None, None, :]
+    alone = jnp.exp(own)
+    flux = alone[None, : pairs + 1] + jnp.exp(other)
+    share = ratios.weight if fraction is None else fraction * ratios.weight
+    weight = share[:, None] * curve.measure[None, :pairs]
+    q = jnp.broadcast_to(ratios.q[:, None], (layout.ratios, pairs // SEGMENTS)).ravel()
+    parts = [_cut(flux, weight), _cut(alone[None, pairs:], curve.measure[None, pairs:])]
+    if fraction is not None:
+        single = (1.0 - fraction) * curve.measure[None, :pairs]
+        parts.append(_cut(alone[None, : pairs + 1], single))
+    tiles = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+    q = jnp.pad(q, (0, tiles.flux.shape[0] - q.shape[0]))
+    return Lattice(tiles, q, curve)
+
+
+def _cut(flux: Float[Array, "row vertex band"], weight: Float[Array, "row segment"]) -> Tiles:
+    rows, segments = weight.shape
+    count, bands = segments // SEGMENTS, flux.shape[2]
+    body = flux[:, :-1].reshape(rows * count, SEGMENTS, bands)
+    last = flux[:, SEGMENTS::SEGMENTS].reshape(rows * count, 1, bands)
+    return Tiles(jnp.concatenate([body, last], axis=1), weight.reshape(-1, SEGMENTS))
+
+
+def segments_of_tiles(layout: Layout, fraction: Any) -> np.ndarray:
+    """The segment of the curve that every segment of the tiles lies on, (tile, segment)."""
+    pair = np.arange(layout.pairs).reshape(-1, SEGMENTS)
+    late = np.arange(layout.pairs, layout.segments).reshape(-1, SEGMENTS)
+    parts = [np.tile(pair, (layout.ratios, 1)), late]
+    return np.concatenate(parts if fraction is None else [*parts, pair])

@@ -1,0 +1,416 @@
+"""The likelihood of a cluster: exact where exact answers exist, smooth, quiet about oddities."""
+
+import equinox as eqx
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from scipy.special import erfcx, logsumexp
+
+from brutax.analysis.cluster import ClusterModel, ClusterParams, Layout, make_stars
+from brutax.analysis.cluster.lattice import segments_of_tiles
+from brutax.analysis.cluster.quadrature import (
+    BLOCK,
+    Blocks,
+    Reach,
+    Tiles,
+    log_density,
+    mills,
+    segment_integral,
+)
+from brutax.core import Isochrone, StellarPop
+from brutax.core.corrections import CorrectionParams
+from brutax.priors import KroupaIMF, logp_imf
+
+BANDS = ("PS_g", "PS_r", "2MASS_J")
+THETA = ClusterParams(feh=0.02, loga=9.55, av=0.3, rv=3.2, distance_pc=800.0, field_fraction=0.15)
+SMALL = Layout(main=40, last=8, hook=16, turn=8, late=24, late_split=2, ratios=8)
+
+
+# ---- the quadrature, on segments of its own ------------------------------------------------------
+def exact_integral(c0, c1, a):
+    return quad(lambda t: np.exp(-0.5 * (c0 * (1 - t) + c1 * t - a * t * (1 - t))), 0, 1)[0]
+
+
+@pytest.mark.parametrize("a", [1e-6, 0.01, 0.03, 1.0, 50.0, 900.0])
+@pytest.mark.parametrize("foot", [-4.0, -0.3, 0.5, 1.0, 1.8])
+def test_segments_are_integrated_exactly(a, foot):
+    c0, c1 = 3.0 + a * foot**2, 3.0 + a * (1 - foot) ** 2
+    if min(c0, c1) > 150:
+        pytest.skip("of no weight")
+    with jax.enable_x64(True):
+        c = [jnp.asarray(x) for x in (c0, c1, a)]
+        found = segment_integral(*c, jnp.exp(-0.5 * c[0]), jnp.exp(-0.5 * c[1]))
+    assert float(found) == pytest.approx(exact_integral(c0, c1, a), rel=1e-6)
+    single = [jnp.asarray(x, jnp.float32) for x in (c0, c1, a)]
+    found = segment_integral(*single, jnp.exp(-0.5 * single[0]), jnp.exp(-0.5 * single[1]))
+    assert float(found) == pytest.approx(exact_integral(c0, c1, a), rel=3e-4)
+
+
+def test_mills():
+    x = np.linspace(0.0, 40.0, 500)
+    exact = np.sqrt(np.pi / 2) * erfcx(x / np.sqrt(2))
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(mills(jnp.asarray(x)), exact, rtol=3e-8)
+
+
+def random_problem(rng, common):
+    """Five tiles, two blocks of three stars (and padding) in two bands, whitened."""
+    flux = np.cumsum(rng.normal(0.1, 0.3, (5, 9, 2)), axis=1) + rng.uniform(0, 2, (5, 1, 2))
+    weight = rng.uniform(0.5, 1.0, (5, 8))
+    inverse = np.zeros((2, 2, BLOCK))
+    inverse[:, :, :3] = rng.uniform(1.0, 4.0, (2, 2, 3))
+    inverse[1, 0, 2] = 0.0  # not observed
+    seen = inverse * flux[rng.integers(0, 5, 2), 4][:, :, None] + rng.normal(size=inverse.shape)
+    seen = np.where(inverse > 0, seen, 0.0)
+    extra = [None, None]
+    if common:
+        shape = rng.uniform(0.2, 0.5, inverse.shape)
+        extra = [shape * inverse, np.sum(shape * seen, axis=1)]
+    low = np.full((2, 2), -1e6)
+    reach = Reach(*(jnp.asarray(x) for x in (low, -low, np.full((2, BLOCK), 40.0))))
+    arrays = [jnp.asarray(x) if x is not None else None for x in (seen, inverse, *extra)]
+    return Tiles(jnp.asarray(flux), jnp.asarray(weight)), Blocks(*arrays), reach
+
+
+@pytest.mark.parametrize("common", [False, True])
+def test_sum_over_segments_and_its_derivatives(rng, common):
+    with jax.enable_x64(True):
+        tiles, stars, reach = random_problem(rng, common)
+        out = log_density(tiles, stars, reach, True)
+        flux, w = np.asarray(tiles.flux), np.asarray(tiles.weight)
+        for block, star in ((0, 1), (1, 2)):
+            total = 0.0
+            f, v = (np.asarray(x)[block, :, star] for x in stars[:2])
+            for tile in range(5):
+                for k in range(8):
+
+                    def chi2(t, tile=tile, k=k, f=f, v=v, block=block, star=star):
+                        model = flux[tile, k] * (1 - t) + flux[tile, k + 1] * t
+                        value = np.sum((f - v * model) ** 2)
+                        if common:
+                            c = np.asarray(stars.common)[block, :, star]
+                            value -= (float(stars.common_flux[block, star]) - c @ model) ** 2
+                        return value
+
+                    total += w[tile, k] * quad(lambda t: np.exp(-0.5 * chi2(t)), 0, 1)[0]
+            assert float(out[block, star]) == pytest.approx(np.log(total), abs=1e-6)
+
+        pull = jnp.asarray(rng.normal(size=out.shape) * (np.arange(BLOCK) < 3))
+
+        def scalar(tiles, stars):
+            return jnp.sum(pull * log_density(tiles, stars, reach, True))
+
+        slopes = jax.grad(scalar, (0, 1))(tiles, stars)
+        direction = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), (tiles, stars))
+        step = 1e-5
+        ends = [
+            scalar(*jax.tree.map(lambda x, d, s=s: x + s * step * d, (tiles, stars), direction))
+            for s in (-1, 1)
+        ]
+        product = jax.tree.map(lambda s, d: jnp.sum(s * d), slopes, direction)
+        along = sum(float(x) for x in jax.tree.leaves(product))
+        assert along == pytest.approx(float(ends[1] - ends[0]) / (2 * step), rel=2e-6, abs=1e-6)
+
+
+# ---- the model -----------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def pop():
+    return StellarPop(Isochrone(verbose=False), BANDS, verbose=False)
+
+
+def photometry(model, params, n, rng, error=0.05):
+    """Stars drawn from segments of the model's own lattice, with errors."""
+    grid = jax.device_get(lattice_of(model, jax.tree.map(jnp.asarray, params)))
+    share = np.asarray(grid.tiles.weight, float).ravel()
+    at = rng.choice(share.size, n, p=share / share.sum())
+    t = rng.random((n, 1))
+    tile, k = at // 8, at % 8
+    flux = grid.tiles.flux[tile, k] * (1 - t) + grid.tiles.flux[tile, k + 1] * t
+    flux = flux * np.exp(np.asarray(model.stars.log_unit))
+    return flux + error * flux * rng.normal(size=flux.shape), error * flux
+
+
+@pytest.fixture(scope="module")
+def data(pop):
+    rng = np.random.default_rng(4)
+    blank = make_stars(np.ones((1, 3)), np.ones((1, 3)))
+    flux, err = photometry(ClusterModel(pop, blank, layout=SMALL), THETA, 20, rng)
+    flux[3, 1] = np.nan
+    flux[7] = np.nan
+    extra = {
+        "parallax": 1.25 + 0.05 * rng.normal(size=20),
+        "parallax_err": np.full(20, 0.05),
+        "pm": [2.0, -3.0] + 0.3 * rng.normal(size=(20, 2)),
+        "pm_err": np.full((20, 2), 0.2),
+        "prob": np.linspace(0.5, 1.0, 20),
+    }
+    extra["parallax"][2] = np.nan
+    return flux, err, extra
+
+
+@pytest.fixture(scope="module")
+def model(pop, data):
+    flux, err, extra = data
+    return ClusterModel(pop, make_stars(flux, err, **extra), layout=SMALL)
+
+
+FULL = THETA._replace(
+    binary_fraction=0.6,
+    ratio_slope=0.4,
+    av_spread=0.05,
+    scatter=0.03,
+    zero_points=np.array([0.02, 0.0, -0.01]),
+    corr=CorrectionParams(0.08, -0.07, 25.0, 0.4),
+    parallax_offset=0.03,
+    pm=np.array([1.9, -2.8]),
+    pm_dispersion=0.2,
+)
+run = eqx.filter_jit(lambda model, params: model.log_likelihood(params))
+slope = eqx.filter_jit(lambda model, params: jax.value_and_grad(model.log_likelihood)(params))
+stars_of = eqx.filter_jit(lambda model, params: (model.per_star(params), model.lattice(params)))
+lattice_of = eqx.filter_jit(lambda model, params: model.lattice(params))
+THETA_ARRAYS = jax.tree.map(jnp.asarray, THETA)
+
+
+def test_likelihood_is_the_mixture_over_the_segments(model, data):
+    """Against sums of points, 400 to a segment, with full covariance matrices, by hand."""
+    flux, err, extra = data
+    p = FULL
+    like, grid = jax.device_get(stars_of(model, jax.tree.map(jnp.asarray, p)))
+    unit = np.exp(np.asarray(model.stars.log_unit, float))
+    f = np.asarray(grid.tiles.flux, float) * unit
+    w = np.asarray(grid.tiles.weight, float)
+    assert w.sum() == pytest.approx(1.0, abs=2e-6)
+    t = (np.arange(400) + 0.5) / 400
+    reddening = np.asarray(model._reddening(jax.tree.map(jnp.asarray, p)), float)
+    peak, pm_norm = 1000 / p.distance_pc + p.parallax_offset, -np.log(2 * np.pi)
+    pm, pm_err = np.asarray(extra["pm"]), extra["pm_err"]
+    for i in (0, 3, 12, 19):
+        s = np.isfinite(flux[i])
+        d, sigma = flux[i, s], err[i, s]
+        shift = 0.4 * np.log(10) * np.maximum(d, 0)
+        cov = np.diag(sigma**2 + (p.scatter * shift) ** 2)
+        cov += p.av_spread**2 * np.outer(shift * reddening[s], shift * reddening[s])
+        points = f[:, :-1, None, s] * (1 - t[:, None]) + f[:, 1:, None, s] * t[:, None]
+        off = points - d
+        chi2 = np.einsum("...i,ij,...j->...", off, np.linalg.inv(cov), off)
+        norm = -0.5 * np.linalg.slogdet(2 * np.pi * cov)[1] + np.sum(np.log(sigma))
+        inside = norm + logsumexp(-0.5 * chi2, b=w[..., None] / t.size)
+        if np.isfinite(extra["parallax"][i]):
+            inside += -0.5 * ((extra["parallax"][i] - peak) / 0.05) ** 2 - 0.5 * np.log(2 * np.pi)
+        var = pm_err[i] ** 2 + p.pm_dispersion**2
+        inside += pm_norm - 0.5 * np.sum((pm[i] - p.pm) ** 2 / var + np.log(var))
+        stars = model.stars
+        outside = float(stars.field[i] + stars.field_parallax[i] + stars.field_pm[i])
+        weight = (1 - 1e-6) * extra["prob"][i] * (1 - p.field_fraction)
+        expected = np.logaddexp(np.log(weight) + inside, np.log1p(-weight) + outside)
+        assert like.log_like[i] == pytest.approx(expected, abs=0.01)
+        member = np.exp(np.log(weight) + inside - expected)
+        assert like.member[i] == pytest.approx(member, abs=0.01)
+
+
+@pytest.mark.slow
+def test_gradients_are_those_of_the_value(pop, data):
+    flux, err, extra = data
+    with jax.enable_x64(True):
+        wide = StellarPop(Isochrone(verbose=False), BANDS, verbose=False)
+        model = ClusterModel(wide, make_stars(flux, err, **extra), imf=KroupaIMF(), layout=SMALL)
+        p = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), FULL)
+        value, slopes = slope(model, p)
+        assert np.isfinite(value)
+        leaves, tree = jax.tree.flatten(p)
+        flat, where = jax.flatten_util.ravel_pytree(p)
+        steps = np.asarray(jax.flatten_util.ravel_pytree(slopes)[0])
+        for k in range(flat.size):
+            h = 1e-5 * max(1.0, abs(float(flat[k])))
+            ends = [float(run(model, where(flat.at[k].add(s * h)))) for s in (-1, 1)]
+            numeric = (ends[1] - ends[0]) / (2 * h)
+            assert steps[k] == pytest.approx(numeric, rel=2e-4, abs=2e-4), (k, leaves, tree)
+
+
+@pytest.mark.slow
+def test_measures(pop):
+    blank = make_stars(np.ones((1, 3)), np.ones((1, 3)))
+    for imf in (None, KroupaIMF()):
+        model = ClusterModel(pop, blank, imf=imf, layout=Layout(main=80, last=8, hook=32, ratios=8))
+        curve = jax.device_get(lattice_of(model, THETA_ARRAYS).curve)
+        assert bool(curve.exists) and (curve.measure >= 0).all()
+        assert np.sum(curve.measure) == pytest.approx(1.0, abs=1e-5)
+        done = np.flatnonzero(curve.eep >= 453.9)[0]
+        mass = np.exp(np.asarray(curve.log_mass, float))
+        density = (lambda m: 1.0) if imf is None else (lambda m: np.exp(logp_imf(m)))
+        middle = done // 2
+        expected = quad(density, mass[0], mass[middle])[0] / quad(density, mass[0], mass[done])[0]
+        found = np.sum(curve.measure[:middle]) / np.sum(curve.measure[:done])
+        assert found == pytest.approx(expected, rel=2e-4)
+        # masses and measure of the stages after the main sequence tell the same story
+        late = slice(done, done + 40)
+        masses = np.sum(density(mass[late]) * np.diff(mass[late.start : late.stop + 1]))
+        share = np.sum(curve.measure[late]) / np.sum(curve.measure[:done])
+        assert share == pytest.approx(masses / quad(density, mass[0], mass[done])[0], rel=0.05)
+        assert (curve.eep > 201.9).all() and (curve.eep < 808.1).all()
+
+
+@pytest.mark.slow
+def test_pairs_are_two_stars_of_one_isochrone(pop):
+    blank = make_stars(np.ones((1, 3)), np.ones((1, 3)))
+    layout = Layout(main=160, last=16, hook=32, ratios=8)
+    model = ClusterModel(pop, blank, layout=layout)
+    grid = jax.device_get(lattice_of(model, THETA_ARRAYS))
+    where = segments_of_tiles(layout, None)
+    mass = np.exp(np.asarray(grid.curve.log_mass, float))
+    sed, first, second = pop.get_seds(
+        feh=THETA.feh, loga=THETA.loga, av=THETA.av, rv=THETA.rv, dist=THETA.distance_pc,
+        eep=np.asarray(grid.curve.eep[:-1], float), binary_fraction=float(grid.q[100]),
+        mini_bound=0.1, apply_corr=False,
+    )  # fmt: skip
+    tiles = np.flatnonzero(grid.q == grid.q[100])
+    ours = -2.5 * np.log10(grid.tiles.flux[tiles, :-1].reshape(-1, 3))
+    at = where[tiles].ravel()
+    known = np.isfinite(second["mini"][at]) & (second["mini"][at] > 0.15)
+    # of several stars of an age at one EEP `get_seds` takes the most massive one
+    known[known] = np.abs(first["mini"][at][known] / mass[at][known] - 1) < 1e-3
+    assert known.sum() > 60
+    off = np.abs(ours - sed[at])[known]
+    assert np.median(off) < 0.003 and np.quantile(off, 0.9) < 0.03
+
+
+@pytest.mark.slow
+def test_a_finer_lattice_changes_little(pop, data):
+    """Default layout, 5 % errors."""
+    flux, err, _ = data
+    stars = make_stars(flux, err)
+    usual, finer = (
+        float(run(ClusterModel(pop, stars, layout=layout), THETA_ARRAYS))
+        for layout in (Layout(), Layout().scaled(2))
+    )
+    assert abs(usual - finer) < 0.1
+
+
+def moved(name, shift):
+    return jax.tree.map(jnp.asarray, THETA._replace(**{name: getattr(THETA, name) + shift}))
+
+
+@pytest.mark.slow
+def test_smooth_in_every_parameter(model):
+    """Values over a small range are a polynomial to within the 0.02 nats that samplers need."""
+    usual = ClusterModel(model.pop, model.stars, layout=Layout())
+    x = np.linspace(-1.0, 1.0, 11)
+    for name, step in (("feh", 0.004), ("loga", 0.003), ("av", 0.01), ("distance_pc", 4.0)):
+        values = [float(run(usual, moved(name, d))) for d in step * x]
+        off = values - np.polyval(np.polyfit(x, values, 4), x)
+        assert np.std(off) < 0.02, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("feh", 0.9), ("feh", np.nan), ("loga", 12.0), ("loga", 5.5), ("distance_pc", -3.0),
+        ("distance_pc", 0.0), ("rv", -1.0), ("field_fraction", 1.2), ("field_fraction", -0.1),
+        ("av", np.inf),
+    ],
+)  # fmt: skip
+def test_impossible_parameters(model, name, value):
+    params = jax.tree.map(jnp.asarray, THETA._replace(**{name: value}))
+    like, slopes = slope(model, params)
+    assert like == -np.inf
+    assert all(np.all(np.asarray(x) == 0) for x in jax.tree.leaves(slopes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, value", [("binary_fraction", 1.5), ("scatter", -0.1), ("ratio_slope", -1.5)]
+)
+def test_impossible_options(model, name, value):
+    full = jax.tree.map(jnp.asarray, FULL._replace(**{name: value}))
+    assert run(model, full) == -np.inf
+
+
+@pytest.mark.slow
+def test_bounds_of_the_fraction_have_finite_gradients(model):
+    for value in (0.0, 1.0):
+        like, slopes = slope(model, jax.tree.map(jnp.asarray, THETA._replace(field_fraction=value)))
+        assert np.isfinite(like)
+        assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(slopes))
+
+
+@pytest.mark.slow
+def test_stars_without_photometry_say_nothing(model, data):
+    flux, err, extra = data
+    like, _ = stars_of(model, THETA_ARRAYS)
+    assert like.log_like[7] == 0.0 and not bool(model.stars.lit[7])
+    rest = np.arange(20) != 7
+    less = make_stars(flux[rest], err[rest], **{k: np.asarray(v)[rest] for k, v in extra.items()})
+    fewer, _ = slope(eqx.tree_at(lambda m: m.stars, model, less), THETA_ARRAYS)
+    assert float(fewer) == pytest.approx(float(jnp.sum(like.log_like)), abs=2e-3)
+
+
+@pytest.mark.slow
+def test_order_masks_and_units_do_not_matter(model, data):
+    flux, err, extra = data
+    like, _ = stars_of(model, THETA_ARRAYS)
+    order = np.random.default_rng(1).permutation(20)
+    shuffled = make_stars(
+        flux[order], err[order], **{k: np.asarray(v)[order] for k, v in extra.items()}
+    )
+    other, _ = stars_of(eqx.tree_at(lambda m: m.stars, model, shuffled), THETA_ARRAYS)
+    np.testing.assert_allclose(other.log_like, like.log_like[order], atol=2e-3)
+    mask = np.isfinite(flux)
+    masked = make_stars(np.where(mask, flux, 1.0), err, mask=mask, **extra)
+    other, _ = stars_of(eqx.tree_at(lambda m: m.stars, model, masked), THETA_ARRAYS)
+    np.testing.assert_allclose(other.log_like, like.log_like, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_many_clusters_at_once(model):
+    many = ClusterParams(*(jnp.stack([x, x * 1.001]) for x in THETA_ARRAYS[:6]))
+    both = eqx.filter_jit(lambda m, p: jax.vmap(m.log_likelihood)(p))(model, many)
+    one = [slope(model, jax.tree.map(lambda x, k=k: x[k], many))[0] for k in range(2)]
+    np.testing.assert_allclose(both, np.asarray(one), atol=2e-3)
+
+
+def test_mistakes_raise(pop, data):
+    flux, err, _ = data
+    with pytest.raises(ValueError, match="star, band"):
+        make_stars(flux, err[:3])
+    with pytest.raises(ValueError, match="mask"):
+        make_stars(flux, err, mask=np.ones((20, 2)))
+    with pytest.raises(ValueError, match="parallax"):
+        make_stars(flux, err, parallax=np.ones(20))
+    with pytest.raises(ValueError, match="parallax_err"):
+        make_stars(flux, err, parallax=np.ones(20), parallax_err=np.ones(3))
+    with pytest.raises(ValueError, match="prob"):
+        make_stars(flux, err, prob=1.5)
+    with pytest.raises(ValueError, match="pm"):
+        make_stars(flux, err, pm=np.ones((3, 2)), pm_err=np.ones((3, 2)))
+    with pytest.raises(ValueError, match="field"):
+        make_stars(flux, err, field=np.zeros(3))
+    with pytest.raises(ValueError, match="no star"):
+        make_stars(np.full((2, 3), np.nan), np.ones((2, 3)))
+    with pytest.raises(TypeError):
+        make_stars(flux, err, paralax=np.ones(20))
+    with pytest.raises(ValueError, match="bands"):
+        ClusterModel(pop, make_stars(flux[:, :2], err[:, :2]))
+    with pytest.raises(ValueError, match="multiples"):
+        ClusterModel(pop, make_stars(flux, err), layout=Layout(turn=15))
+
+
+def test_fields_of_users(model, data):
+    flux, err, _ = data
+    default = make_stars(flux, err).field
+
+    def flat(flux, err, seen):
+        return -2.0 * seen.sum(axis=1)
+
+    own = make_stars(flux, err, field=flat)
+    seen = np.isfinite(flux)
+    per_error = np.sum(np.where(seen, np.log(err), 0.0), axis=1)
+    lit = seen.any(axis=1)
+    np.testing.assert_allclose(
+        own.field, np.where(lit, per_error - 2.0 * seen.sum(1), 0), rtol=1e-5
+    )
+    assert np.isfinite(default).all()
