@@ -1,0 +1,8 @@
+"""Dust along lines of sight."""
+
+from brutax.dust.clouds import kernel_gauss as kernel_gauss
+from brutax.dust.clouds import kernel_lorentz as kernel_lorentz
+from brutax.dust.clouds import kernel_tophat as kernel_tophat
+from brutax.dust.clouds import log_likelihood as log_likelihood
+from brutax.dust.clouds import los_clouds_loglike_samples as los_clouds_loglike_samples
+from brutax.dust.clouds import los_clouds_priortransform as los_clouds_priortransform
