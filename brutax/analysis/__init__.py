@@ -6,6 +6,8 @@ from brutax.analysis.api import open_grid as open_grid
 from brutax.analysis.coeval import isochrone_population_loglike as isochrone_population_loglike
 from brutax.analysis.individual import BruteForce as BruteForce
 from brutax.analysis.mock import mock_catalog as mock_catalog
+from brutax.analysis.offsets import PhotometricOffsetsConfig as PhotometricOffsetsConfig
+from brutax.analysis.offsets import photometric_offsets as photometric_offsets
 from brutax.analysis.options import Priors as Priors
 from brutax.analysis.output import Output as Output
 from brutax.analysis.output import posterior_path as posterior_path
@@ -26,6 +28,10 @@ from brutax.analysis.populations import (
     marginalize_isochrone_grid as marginalize_isochrone_grid,
 )
 from brutax.analysis.run import Options as Options
+from brutax.analysis.zeropoints import Calibration as Calibration
+from brutax.analysis.zeropoints import ZeroPoints as ZeroPoints
+from brutax.analysis.zeropoints import calibrate as calibrate
+from brutax.analysis.zeropoints import measure_offsets as measure_offsets
 from brutax.dust import kernel_gauss as kernel_gauss
 from brutax.dust import kernel_lorentz as kernel_lorentz
 from brutax.dust import kernel_tophat as kernel_tophat

@@ -44,27 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--figure", metavar="IMAGE", help="A_V against distance: .png .pdf .svg")
     add("--overwrite", action="store_true", help="replace the output instead of continuing it")
 
-    add = parser.add_argument_group("the table").add_argument
-    add("--bands", type=names, metavar="A,B,...", help="bands to use (default: all there are)")
-    add(
-        "--map",
-        action="append",
-        metavar="OURS=COLUMN",
-        help="column of a band, <band>_err, parallax, parallax_err, l, b, ra, dec; `OURS=` leaves "
-        "it out; repeat for more",
-    )
-    add(
-        "--units",
-        action="append",
-        metavar="UNIT|KEY=UNIT",
-        help="mag, maggies, Jy, ... of the photometry, or e.g. parallax=arcsec; repeat for more",
-    )
-    add("--dataset", metavar="NAME", help="table in a file of several")
-    add("--id", metavar="COLUMN", help="column of identifiers, or `row` for row numbers")
-    add("--rows", type=rows, metavar="FIRST:LAST", help="fit these rows only, counted from 0")
-    add("--error-floor", type=float, default=0.0, metavar="MAG", help="added in quadrature [0]")
-    add("--offsets", metavar="FILE", help="multiplicative offsets: band and factor per line")
-
+    add_table_arguments(parser)
     add = parser.add_argument_group("priors").add_argument
     add("--avlim", type=pair, default=(0.0, 20.0), metavar="LOW,HIGH", help="of A_V [0,20 mag]")
     add("--av-gauss", type=pair, metavar="MEAN,STD", help="of A_V (default: uniform)")
@@ -90,6 +70,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--method", default="auto", choices=("auto", "fast", "reference"), help="[auto]")
     add("--batch-size", type=int, metavar="N", help="stars at once [32 per core; a GPU: by memory]")
     add("--float64", action="store_true", help="double precision")
+
+
+def add_table_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the table of stars is to be read; see `read`."""
+    add = parser.add_argument_group("the table").add_argument
+    add("--bands", type=names, metavar="A,B,...", help="bands to use (default: all there are)")
+    add(
+        "--map",
+        action="append",
+        metavar="OURS=COLUMN",
+        help="column of a band, <band>_err, parallax, parallax_err, l, b, ra, dec; `OURS=` leaves "
+        "it out; repeat for more",
+    )
+    add(
+        "--units",
+        action="append",
+        metavar="UNIT|KEY=UNIT",
+        help="mag, maggies, Jy, ... of the photometry, or e.g. parallax=arcsec; repeat for more",
+    )
+    add("--dataset", metavar="NAME", help="table in a file of several")
+    add("--id", metavar="COLUMN", help="column of identifiers, or `row` for row numbers")
+    add("--rows", type=rows, metavar="FIRST:LAST", help="fit these rows only, counted from 0")
+    add("--error-floor", type=float, default=0.0, metavar="MAG", help="added in quadrature [0]")
+    add("--offsets", metavar="FILE", help="multiplicative offsets: band and factor per line")
 
 
 def run(args: argparse.Namespace) -> None:
