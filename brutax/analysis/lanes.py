@@ -13,7 +13,7 @@ from brutax.solver.shortlist import STRIDE
 
 log = logging.getLogger("brutax")
 
-CPU_BATCH = 32  # stars; enough that their number does not matter
+CPU_BATCH = 64  # stars; 32 cost 7 % more in a fit of 200, 128 gain nothing
 MOST_AT_ONCE = 1024  # stars on an accelerator
 UNKNOWN_MEMORY = 32  # stars on an accelerator that does not tell its memory
 SHARE = 0.25  # of an accelerator's free memory: two batches are there at a time, with their results

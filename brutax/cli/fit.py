@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--seed", type=int, default=0, metavar="N", help="same seed, same draws [0]")
     add("--method", default="auto", choices=("auto", "fast", "reference"), help="[auto]")
-    add("--batch-size", type=int, metavar="N", help="stars at once [32 per core; a GPU: by memory]")
+    add("--batch-size", type=int, metavar="N", help="stars at once [64 per core; a GPU: by memory]")
     add("--float64", action="store_true", help="double precision")
 
 
