@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -354,3 +355,55 @@ def test_map_is_the_maximum_of_the_density_in_the_parameters(tmp_path):
     post = infer.fit(infer.Problem(prior, measured, 0.978), "map", num_starts=8)
     expected = 0.5 * (0.978 + np.sqrt(0.978**2 - 4 * 0.113**2))
     np.testing.assert_allclose(post.best["x"], expected, rtol=1e-4)
+
+
+def wide_problem(width):
+    """One parameter, five measurements of it, a prior of some width."""
+    prior = {"a": dist.Uniform(-width, width), "b": 0.0}
+    return infer.Problem(prior, gaussian, DATA)
+
+
+def test_bayes_factors_and_suspiciousness():
+    """Wider priors cost evidence, and no suspiciousness (Handley & Lemos 2019)."""
+    posts = {}
+    for width in (2.0, 20.0):
+        posts[f"{width}"] = infer.fit(wide_problem(width), "nested", key=3, num_live=400)
+    narrow, wide = posts["2.0"], posts["20.0"]
+    found = infer.bayes_factor(narrow, wide)
+    assert abs(found.log_bayes_factor - np.log(10)) < 4 * found.error and found.error < 0.3
+    assert abs(found.log_suspiciousness) < 0.15
+    np.testing.assert_allclose(found.sigma, np.sqrt(2 * found.log_bayes_factor))
+    np.testing.assert_allclose(found.probability, 1 / (1 + np.exp(-found.log_bayes_factor)))
+    back = infer.bayes_factor(wide, narrow)
+    assert back.log_bayes_factor == -found.log_bayes_factor and back.sigma == -found.sigma
+    rows = infer.compare(posts)
+    assert [row.name for row in rows] == ["2.0", "20.0"] and rows[0].log_bayes_factor == 0
+    np.testing.assert_allclose(sum(row.probability for row in rows), 1.0)
+    assert abs(rows[0].dimension - 1) < 0.3  # one parameter is measured
+    for width, row in ((2.0, rows[0]), (20.0, rows[1])):
+        sigma = 0.5 / np.sqrt(5)
+        information = np.log(2 * width) - 0.5 * np.log(2 * np.pi * np.e * sigma**2)
+        assert abs(row.information - information) < 4 * row.logz_err + 0.1
+        power, error = infer.log_prior_power(wide_problem(width))
+        np.testing.assert_allclose(power, -np.log(2 * width), rtol=1e-5)
+        assert error < 1e-6
+
+
+def test_evidence_from_chains(by_nuts):
+    problem = gaussian_problem()
+    logz, error = infer.bridge_evidence(problem, by_nuts, key=1)
+    assert abs(logz - exact()[0]) < 4 * error and error < 0.05
+    with pytest.raises(ValueError, match="no evidence"):
+        infer.bayes_factor(by_nuts, by_nuts)
+    with pytest.raises(ValueError, match="other data"):
+        infer.bridge_evidence(gaussian_problem(2.0), by_nuts)
+
+
+def test_what_cannot_be_compared(by_nested, by_nuts):
+    other = replace(by_nested, meta=by_nested.meta | {"data": "another digest"})
+    with pytest.raises(ValueError, match="different data"):
+        infer.compare([by_nested, other])
+    with pytest.raises(ValueError, match="no model"):
+        infer.compare({})
+    with pytest.raises(ValueError, match="equal weight"):
+        infer.bridge_evidence(gaussian_problem(), by_nested)

@@ -2,6 +2,11 @@
 
 from brutax.infer.checkpoint import CheckpointError as CheckpointError
 from brutax.infer.checkpoint import Interrupted as Interrupted
+from brutax.infer.compare import BayesFactor as BayesFactor
+from brutax.infer.compare import bayes_factor as bayes_factor
+from brutax.infer.compare import bridge_evidence as bridge_evidence
+from brutax.infer.compare import compare as compare
+from brutax.infer.compare import log_prior_power as log_prior_power
 from brutax.infer.fit import fit as fit
 from brutax.infer.posterior import Posterior as Posterior
 from brutax.infer.problem import Problem as Problem
