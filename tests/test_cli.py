@@ -15,6 +15,7 @@ import brutax
 from brutax.catalog import read_stars
 from brutax.cli import fit as fit_command
 from brutax.cli import main, report
+from brutax.cli.app import COMMANDS
 from brutax.core import Status, demo_grid
 
 BANDS = ("PS_g", "PS_r", "PS_i", "2MASS_J", "2MASS_Ks")
@@ -296,14 +297,14 @@ def test_usage(capsys):
     rejected(capsys, ["fit"], "stars")
     rejected(capsys, ["mock", "-o", "x.csv"], "--grid", "--bands")
     rejected(capsys, ["frobnicate"], "frobnicate")
-    for command in ("fit", "mock", "grid", "data", "info", "demo"):
+    for command in ("fit", "offsets", "mock", "grid", "data", "info", "demo"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         out = capsys.readouterr().out
         assert stop.value.code == 0 and f"example:\n  brutax {command} " in out
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert capsys.readouterr().out.count("\n  brutax ") == 6
+    assert capsys.readouterr().out.count("\n  brutax ") == len(COMMANDS)
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"brutax {brutax.__version__}\n"

@@ -251,7 +251,7 @@ def test_out_of_memory_shrinks_the_batch(result, small_grid, small_stars, monkey
     some = np.arange(6)
     other = BruteForce(small_grid).fit_catalog(small_stars.select(some), output=QUIET)
     same(result, other, some)
-    assert max(sizes) == 32 and "out of memory: going on with 8" in caplog.text
+    assert max(sizes) == lanes.CPU_BATCH and "out of memory: going on with 8" in caplog.text
 
     def none(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
