@@ -109,48 +109,61 @@ def speed(args: Any) -> dict[str, Any]:
 
 def recovery(args: Any) -> dict[str, Any]:
     import brutax
-    from brutax.analysis import PhotometricOffsetsConfig, measure_offsets, mock_catalog
+    from brutax.analysis import (
+        PhotometricOffsetsConfig,
+        calibrate,
+        measure_offsets,
+        mock_catalog,
+    )
+    from brutax.analysis.zeropoints import corrected
 
     grid = brutax.StarGrid.read(args.shared / "models/mist_small.h5", bands=BANDS)
-    fitted = tuple(band for band in BANDS if band != UNFITTED[0])
-    truth = {band: 1.0 for band in BANDS} | {band: 1 + x for band, x in (FITTED, UNFITTED)}
-    offset = np.array([truth[band] for band in BANDS])
-    pulls: dict[str, list] = {"resampling": [], "evidence": []}
-    values: dict[str, list] = {"resampling": [], "evidence": []}
+    cases = {
+        f"{FITTED[0]}, fitted": (FITTED, BANDS),
+        f"{UNFITTED[0]}, not fitted": (
+            UNFITTED,
+            tuple(band for band in BANDS if band != UNFITTED[0]),
+        ),
+    }
+    seen: dict[str, list] = {}
     for seed in range(args.samples):
         mock = mock_catalog(
             grid, 200, seed=seed, coords=(90.0, 30.0), av=AV, parallax_error=0.02, error=0.02
         )
-        stars = brutax.read_stars(mock, BANDS)
-        stars = replace(stars, flux=stars.flux / offset, flux_err=stars.flux_err / offset)
-        columns = [BANDS.index(band) for band in fitted]
-        some = replace(
-            stars, bands=fitted, flux=stars.flux[:, columns], flux_err=stars.flux_err[:, columns]
-        )
-        result = brutax.fit(some, grid, avlim=AV, verbose=False)
-        how = {"poor_fits": True, "config": PhotometricOffsetsConfig(random_seed=seed)}
-        found = measure_offsets(result, grid, stars, **how)
-        values["resampling"].append(found.offsets)
-        pulls["resampling"].append((found.offsets - offset) / found.errors)
-        whole = brutax.fit(stars, grid, avlim=AV, verbose=False, n_draws=1000, n_samples=2048)
-        together = measure_offsets(whole, grid, stars, method="evidence", floors=False, **how)
-        values["evidence"].append(together.offsets)
-        pulls["evidence"].append((together.offsets - offset) / together.errors)
-    out: dict[str, Any] = {}
-    for way, of in pulls.items():
-        of, at = np.array(of), np.array(values[way])
-        rows = []
-        for k, band in enumerate(BANDS):
-            row = {
-                "injected": offset[k] - 1,
-                "recovered": float(at[:, k].mean() - 1),
-                "error of the mean": float(at[:, k].std() / np.sqrt(len(at))),
-                "mean pull": float(of[:, k].mean()),
-                "width of pulls": float(of[:, k].std(ddof=1)),
-            }
-            out.setdefault(way, {})[band] = row
-            rows.append((band, *row.values()))
-        table((way, *out[way][BANDS[0]]), rows)
+        observed = brutax.read_stars(mock, BANDS)
+        config = PhotometricOffsetsConfig(random_seed=seed)
+        for name, ((band, shift), fitted) in cases.items():
+            at = BANDS.index(band)
+            offset = np.where(np.arange(len(BANDS)) == at, 1 + shift, 1.0)
+            stars = corrected(observed, 1 / offset)
+            columns = [BANDS.index(x) for x in fitted]
+            flux, err = stars.flux[:, columns], stars.flux_err[:, columns]
+            some = replace(stars, bands=fitted, flux=flux, flux_err=err)
+            result = brutax.fit(some, grid, avlim=AV, verbose=False)
+            found = measure_offsets(result, grid, stars, poor_fits=True, config=config)
+            pull = (found.offsets[at] - offset[at]) / found.errors[at]
+            seen.setdefault(f"{name}, resampling", []).append((found.offsets[at] - 1, pull))
+        offset = np.where(np.arange(len(BANDS)) == BANDS.index(FITTED[0]), 1 + FITTED[1], 1.0)
+        how: dict[str, Any] = {"avlim": AV, "n_draws": 1000, "n_samples": 2048, "tolerance": 1.0}
+        how |= {"method": "evidence", "floors": False, "poor_fits": True}
+        done = calibrate(grid, corrected(observed, 1 / offset), 6, **how)
+        for band in (FITTED[0], "2MASS_J"):
+            at = BANDS.index(band)
+            pull = (done.last.offsets[at] - offset[at]) / done.last.errors[at]
+            name = f"{band}, all bands by evidence"
+            seen.setdefault(name, []).append((done.last.offsets[at] - 1, pull))
+    out = {}
+    for name, values in seen.items():
+        recovered, pulls = np.array(values).T
+        band = name.split(",")[0]
+        out[name] = {
+            "injected": dict((FITTED, UNFITTED)).get(band, 0.0),
+            "recovered": recovered.mean(),
+            "error of the mean": recovered.std(ddof=1) / np.sqrt(len(values)),
+            "mean pull": pulls.mean(),
+            "width of pulls": pulls.std(ddof=1),
+        }
+    table(("band", *next(iter(out.values()))), [(k, *v.values()) for k, v in out.items()])
     return out
 
 
@@ -203,7 +216,7 @@ def real(name: str, args: Any) -> dict[str, Any]:
         ("before", before, np.ones(len(BANDS))),
         ("after", done.result, last.offsets),
     ):
-        use = result["status"] & brutax.Status.POOR_FIT == 0
+        use = result.fitted & (result["status"] & brutax.Status.POOR_FIT == 0)
         at = corrected(stars, applied)
         models = np.stack([grid.mag, grid.red, grid.dred], axis=-1)
         draws = [result[x][use] for x in ("model_idx", "samps_red", "samps_dred", "samps_dist")]
