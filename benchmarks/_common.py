@@ -45,7 +45,7 @@ def parser(doc: str, *, peer: bool = False) -> argparse.ArgumentParser:
 def parse(given: argparse.ArgumentParser) -> argparse.Namespace:
     """Reads the command line and checks that data and peer are where they should be."""
     args = given.parse_args()
-    if not args.shared.is_dir():
+    if not args.case and not args.shared.is_dir():
         given.error(f"--shared {args.shared} is not a folder")
     if "peer_python" in args and not args.peer_python:
         given.error("--peer-python or BRUTAX_PEER_PYTHON: the Python that has brutus installed")

@@ -193,6 +193,37 @@ def stress(settings: Any, results: Any) -> list[Line]:
     ]
 
 
+def accelerator(settings: Any, results: Any) -> list[Line]:
+    with_draws, without, found = (results[k] for k in ("draws", "no draws", "stages"))
+    limit, same = found["limits"], results["compared"]
+    took = min(
+        run["us_per_star"] for run in found.values() if isinstance(run, dict) and "ms" in run
+    )
+    return [
+        (
+            f"The same on one accelerator, {count(with_draws['stars'])} stars to disk",
+            f"{number(with_draws['stars_per_s'], 3)} stars/s, without draws "
+            f"{number(without['stars_per_s'], 3)}; {number(with_draws['seconds'])} s in all, with "
+            "start-up and compiling",
+            "accelerator.py",
+        ),
+        (
+            "What limits it: one star of 2048 side by side",
+            f"{number(took)} us, of which {number(limit['us_per_star']['memory'])} to move the "
+            f"models of its tiles ({number(found['copy_rate'] / 1e12)} TB/s) and "
+            f"{number(limit['us_per_star']['operations'])} to compute "
+            f"({number(found['product_rate'] / 1e12)} Tflop/s), at the rates measured there",
+            "accelerator.py",
+        ),
+        (
+            f"Posteriors of the accelerator and of its host, {same['stars']} stars",
+            f"means within {number(same['means_sigma']['worst'])} sigma, ln evidence within "
+            f"{number(same['log_evidence_over_error']['worst'])} of its Monte Carlo error",
+            "accelerator.py",
+        ),
+    ]
+
+
 def orion(settings: Any, results: Any) -> list[Line]:
     measured = (
         f"{number(results['seconds'])} s with start-up, {number(results['peak_rss_mb'] / 1e3)} GB; "
@@ -259,6 +290,7 @@ LINES: dict[str, Callable[[Any, Any], list[Line]]] = {
     "stages": stages,
     "scaling": scaling,
     "stress": stress,
+    "accelerator": accelerator,
     "orion": orion,
     "interruption": interruption,
     "models": models,

@@ -268,11 +268,39 @@ def test_batches_of_an_accelerator_follow_its_memory(small_grid):
     assert each > lanes.bytes_per_star(tiled, Settings(n_samples=64))
 
     def batch(free):
-        return lanes.batch_within({"bytes_limit": 2 * free, "bytes_in_use": free}, each)
+        memory = {"bytes_limit": 2 * free, "bytes_in_use": free}
+        return lanes.batch_within(memory, each, 1000)
 
-    assert lanes.batch_within({}, each) == lanes.UNKNOWN_MEMORY
-    assert batch(1) == 1 and batch(10**13) == lanes.MOST_AT_ONCE
+    assert lanes.batch_within({}, each, 1000) == lanes.UNKNOWN_MEMORY
+    assert lanes.batch_within({}, each, 10) == 10
+    assert batch(1) == 1 and batch(10**13) == 1000
     assert batch(400 * each) == 400 * lanes.SHARE
+
+
+@pytest.mark.slow
+def test_pieces_of_an_accelerator_are_put_together_again(
+    result, small_grid, small_stars, monkeypatch
+):
+    """Stars side by side, several batches and both kinds of scores in a piece of work."""
+    inner, sizes = run.Runner._on, []
+
+    def beside(self, lane):
+        runner = inner(self, lane)
+        runner.one_by_one, runner.batch, runner.later = False, 4, 2
+        return runner
+
+    def seen(runner, rows):
+        sizes.append(rows.size)
+        return rounds(runner, rows)
+
+    rounds = run.Runner._rounds
+    monkeypatch.setattr(run.Runner, "_on", beside)
+    monkeypatch.setattr(run.Runner, "_rounds", seen)
+    out = BruteForce(small_grid).fit_catalog(small_stars, output=QUIET)
+    assert max(sizes) > 4  # several batches
+    for name in ("summary_mean", "summary_std", "obj_log_evid", "summary_quantiles"):
+        np.testing.assert_allclose(out[name], result[name], rtol=2e-2, atol=5e-3, err_msg=name)
+    np.testing.assert_array_equal(out["status"], result["status"])
 
 
 SEVERAL_DEVICES = """

@@ -14,9 +14,13 @@ from brutax.solver.shortlist import STRIDE
 log = logging.getLogger("brutax")
 
 CPU_BATCH = 64  # stars; 32 cost 7 % more in a fit of 200, 128 gain nothing
-MOST_AT_ONCE = 1024  # stars on an accelerator
+LATER_BATCH = 8  # stars in later rounds on a CPU
+MOST_AT_ONCE = 2048  # stars on an accelerator
+MOST_LATER = 64  # the same in later rounds
+BATCHES = 4  # of an accelerator in one piece of work: later rounds of few stars are few too
 UNKNOWN_MEMORY = 32  # stars on an accelerator that does not tell its memory
-SHARE = 0.25  # of an accelerator's free memory: two batches are there at a time, with their results
+LANES = 3  # per accelerator
+SHARE = 0.2  # of an accelerator's free memory: a batch of each lane is there, with its results
 TEMPORARIES = 80  # arrays of the size of the models that are scored at once
 
 
@@ -30,7 +34,7 @@ class Lane:
 
 
 def make_lanes(grid: TiledModels) -> list[Lane]:
-    """One lane per CPU core, or two per accelerator: one computes while another is prepared.
+    """One lane per CPU core, or some per accelerator: it computes while others are looked after.
 
     With several devices each has a copy of the grid, and stars are split over them. A default
     device that the user has chosen is the only one.
@@ -38,7 +42,7 @@ def make_lanes(grid: TiledModels) -> list[Lane]:
     devices = _devices()
     copies = [grid] if len(devices) == 1 else [jax.device_put(grid, x) for x in devices]
     cpu = devices[0].platform == "cpu"
-    count = max(n_cores(), len(devices)) if cpu else 2 * len(devices)
+    count = max(n_cores(), len(devices)) if cpu else LANES * len(devices)
     places = list(zip(devices, copies, strict=True))
     return [
         Lane(device, copy, _settings(device))
@@ -78,15 +82,27 @@ def batch_for(lane: Lane, settings: Settings) -> int:
     """Stars at once: what fits the free memory of an accelerator, a fixed number on a CPU."""
     if lane.device.platform == "cpu":
         return CPU_BATCH
-    return batch_within(lane.device.memory_stats() or {}, bytes_per_star(lane.grid, settings))
+    return batch_within(_memory(lane), bytes_per_star(lane.grid, settings), MOST_AT_ONCE)
 
 
-def batch_within(memory: Mapping[str, int], each: int) -> int:
+def later_batch_for(lane: Lane) -> int:
+    """The same for later rounds, in which all models of a star are scored at once."""
+    if lane.device.platform == "cpu":
+        return LATER_BATCH
+    table = lane.grid.models.log_prior
+    return batch_within(_memory(lane), TEMPORARIES * table.size * table.dtype.itemsize, MOST_LATER)
+
+
+def _memory(lane: Lane) -> Mapping[str, int]:
+    return lane.device.memory_stats() or {}
+
+
+def batch_within(memory: Mapping[str, int], each: int, most: int) -> int:
     """Stars that fit into `SHARE` of the free memory of a device at `each` bytes per star."""
     if "bytes_limit" not in memory:
-        return UNKNOWN_MEMORY
+        return min(UNKNOWN_MEMORY, most)
     free = memory["bytes_limit"] - memory.get("bytes_in_use", 0)
-    return int(max(1, min(MOST_AT_ONCE, SHARE * free // each)))
+    return int(max(1, min(most, SHARE * free // each)))
 
 
 def bytes_per_star(grid: TiledModels, settings: Settings) -> int:

@@ -23,7 +23,16 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import gammaincc
 
-from brutax.analysis.lanes import CPU_BATCH, Lane, batch_for, is_out_of_memory, make_lanes
+from brutax.analysis.lanes import (
+    BATCHES,
+    CPU_BATCH,
+    LATER_BATCH,
+    Lane,
+    batch_for,
+    is_out_of_memory,
+    later_batch_for,
+    make_lanes,
+)
 from brutax.analysis.setup import repeat
 from brutax.catalog import Catalog
 from brutax.core import Stars, Status
@@ -49,8 +58,8 @@ GOOD_K = 0.7  # Vehtari et al. (2024): weights with a larger Pareto index cannot
 EVEN_ESS = 0.8  # effective draws per draw above which weights are next to equal
 POOR_P = 1e-3
 WRITE_EVERY = 0.5  # seconds of finished stars that are written together
+WRITE_AT_ONCE = 2000  # stars that are not kept for others
 SETTLED_AT_ONCE = 1024  # stars
-LATER_BATCH = 8  # stars per batch in later rounds, whatever the first one uses
 
 
 @dataclass(frozen=True)
@@ -165,6 +174,19 @@ def _honest(posterior: StarPosterior) -> np.ndarray:
         return ((k <= GOOD_K) | even) & (np.abs(gap) <= GOOD_GAP)
 
 
+def _usable(values: np.ndarray, good: np.ndarray, fill: float | int) -> np.ndarray:
+    """Values as the file holds them, with `fill` where they are not numbers or a star is not good.
+
+    Nothing is copied where there is nothing to do.
+    """
+    values = np.asarray(values)
+    kind = np.int32 if values.dtype.kind in "iu" else np.float32
+    known = np.isfinite(values)
+    if not (good.all() and known.all()):
+        values = np.where(good.reshape(-1, *[1] * (values.ndim - 1)) & known, values, fill)
+    return values.astype(kind, copy=False)
+
+
 class Runner:
     """The solver with its models and priors, applied to batches of a catalogue."""
 
@@ -178,7 +200,7 @@ class Runner:
         av: AbstractPrior | None = None,
     ) -> None:
         """`av`, where given, is the A_V prior of each star (a pytree with a leading axis)."""
-        self.catalog, self.grid, self.order = catalog, grid, order
+        self.catalog, self.grid, self.order = catalog, grid, order.astype(np.int32)
         self.prior, self.options = prior, options
         self.av, self.av_per_star = (prior.av if av is None else av), av is not None
         self.constant = log_constant(catalog)
@@ -186,12 +208,14 @@ class Runner:
         self.n_bands = np.asarray(catalog.n_bands) + self.has_parallax
         self.quick = np.zeros(len(self.n_bands), bool)  # stars scored in magnitudes
         self.batch, self.one_by_one = options.batch_size or CPU_BATCH, True
+        self.later = LATER_BATCH
 
     def _on(self, lane: Lane) -> "Runner":
         """The same, for one of the places where batches run."""
         runner = copy.copy(self)
         runner.grid, runner.one_by_one = lane.grid, lane.device.platform == "cpu"
         runner.batch = self.options.batch_size or batch_for(lane, self.options.ladder()[0])
+        runner.later = later_batch_for(lane)
         return runner
 
     def _inputs(self, rows: np.ndarray, size: int) -> tuple[Stars, AbstractPrior]:
@@ -216,7 +240,7 @@ class Runner:
 
     def _size(self, round_: int) -> int:
         """Stars per program."""
-        return min(LATER_BATCH, self.batch) if round_ else self.batch
+        return min(self.later, self.batch) if round_ else self.batch
 
     def _groups(self, rows: np.ndarray, settings: Settings) -> list[tuple[np.ndarray, Settings]]:
         """Splits rows by what chooses the program of a star: itself, never its neighbours.
@@ -228,9 +252,9 @@ class Runner:
             kinds = [(np.flatnonzero(quick == kind), kind) for kind in (True, False)]
             return [(some, replace(settings, quick=kind)) for some, kind in kinds if some.size]
         counts = []
-        for first in range(0, rows.size, LATER_BATCH):
-            some = rows[first : first + LATER_BATCH]
-            stars, av = self._inputs(some, LATER_BATCH)
+        for first in range(0, rows.size, self.later):
+            some = rows[first : first + self.later]
+            stars, av = self._inputs(some, self.later)
             counts.append(count_survivors(stars, self.grid.models, self.prior, av)[: some.size])
         needed = np.concatenate(counts)
         return [
@@ -252,18 +276,18 @@ class Runner:
         self, rows: np.ndarray, settings: Settings, round_: int
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Result arrays of some rows, and which of these are still wanting."""
-        parts, order, wanting = [], [], []
-        size = self._size(round_)
+        table: dict[str, np.ndarray] = {}
+        wanting, size = np.zeros(rows.size, bool), self._size(round_)
         for group, chosen in self._groups(rows, settings):
             for first in range(0, group.size, size):
                 members = group[first : first + size]
                 posterior = self.dispatch(rows[members], chosen, round_)
-                parts.append(self.rows(rows[members], posterior))
-                wanting.append(self.wants_more(posterior, members.size))
-                order.append(members)
-        back = np.argsort(np.concatenate(order))
-        table = {k: np.concatenate([part[k] for part in parts])[back] for k in parts[0]}
-        return table, np.concatenate(wanting)[back]
+                for name, values in self.rows(rows[members], posterior).items():
+                    if name not in table:
+                        table[name] = np.empty((rows.size, *values.shape[1:]), values.dtype)
+                    table[name][members] = values
+                wanting[members] = self.wants_more(posterior, members.size)
+        return table, wanting
 
     def rows(self, rows: np.ndarray, posterior: StarPosterior) -> dict[str, np.ndarray]:
         """Arrays of the result file for some rows; everything is finite."""
@@ -287,6 +311,7 @@ class Runner:
         status |= np.where(extended, Status.EXTENDED, 0).astype(np.int32)
         with np.errstate(over="ignore"):
             scale = np.exp(-2.0 * draws.mode.eta)
+        size = draws.theta.av.shape[1]
         table = {
             "model_idx": (self.order[draws.model], -99),
             "ml_scale": (scale, 1),
@@ -301,7 +326,7 @@ class Runner:
             "samps_red": (draws.theta.av, 1),
             "samps_dred": (draws.theta.rv, 1),
             "samps_logp": (draws.log_post + constant[:, None], 1),
-            "samps_weight": (np.full_like(draws.theta.av, 1.0 / draws.theta.av.shape[1]), 0),
+            "samps_weight": (np.broadcast_to(np.float32(1.0 / size), draws.theta.av.shape), 0),
             "obj_log_evid_err": (post.log_evidence_err, 0),
             "obj_ess": (post.ess, 0),
             "obj_khat": (np.nan_to_num(post.pareto_k, posinf=99.0), 0),
@@ -312,11 +337,7 @@ class Runner:
             "summary_mean": (post.mean, 0),
             "summary_std": (post.std, 0),
         }
-        out = {}
-        for name, (values, fill) in table.items():
-            keep = good.reshape(-1, *[1] * (np.ndim(values) - 1)) & np.isfinite(values)
-            kind = np.int32 if np.issubdtype(np.asarray(values).dtype, np.integer) else np.float32
-            out[name] = np.where(keep, values, fill).astype(kind)
+        out = {name: _usable(values, good, fill) for name, (values, fill) in table.items()}
         return out | {"obj_Nbands": n_bands.astype(np.int16), "status": status}
 
     def _enough(self) -> float:
@@ -334,9 +355,13 @@ class Runner:
         first, lanes = self.options.ladder()[0], make_lanes(self.grid)
         runners = [self._on(lane) for lane in lanes]
         fits = [x.under_settings(runner._fit) for x, runner in zip(lanes, runners, strict=True)]
-        # whole rounds of all lanes: padding costs nothing, a lane without work does
-        rounds = math.ceil(todo.size / (len(lanes) * runners[0].batch))
-        batches = [rows for rows in np.array_split(todo, max(len(lanes) * rounds, 1)) if rows.size]
+        piece = runners[0].batch * (1 if runners[0].one_by_one else BATCHES)
+        # whole rounds of all lanes, since one without work costs time; not of less than a batch
+        rounds = math.ceil(todo.size / (len(lanes) * piece))
+        pieces = len(lanes) * rounds
+        if not runners[0].one_by_one:  # padding costs as much as stars do
+            pieces = min(pieces, math.ceil(todo.size / runners[0].batch))
+        batches = [rows for rows in np.array_split(todo, max(pieces, 1)) if rows.size]
         if first.survivors >= 0:
             runners[0]._settle(todo)
             for kind in np.unique(self.quick[todo]) if len(batches) > 1 else ():
@@ -347,7 +372,9 @@ class Runner:
             done = [rows for rows, _ in unwritten]
             tables = [table for _, table in unwritten]
             unwritten.clear()
-            if done:
+            if len(done) == 1:
+                write(done[0], tables[0])
+            elif done:
                 table = {k: np.concatenate([t[k] for t in tables]) for k in tables[0]}
                 write(np.concatenate(done), table)
 
@@ -362,7 +389,8 @@ class Runner:
                     unwritten.append((rows, ahead.popleft().result()))
                     for fit, later in itertools.islice(work, 1):
                         ahead.append(pool.submit(fit, later))
-                    if time.monotonic() > written + WRITE_EVERY or k + 1 == len(batches):
+                    waited = time.monotonic() > written + WRITE_EVERY
+                    if waited or rows.size >= WRITE_AT_ONCE or k + 1 == len(batches):
                         flush()
                         written = time.monotonic()
                     yield rows.size
@@ -391,7 +419,7 @@ class Runner:
                         "the device has not enough memory for a single star; "
                         "use a smaller grid or fewer n_samples"
                     ) from error
-            self.batch = (self.batch + 1) // 2
+            self.batch, self.later = (self.batch + 1) // 2, (self.later + 1) // 2
             log.warning("the device is out of memory: going on with %d stars at once", self.batch)
 
     def _rounds(self, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -328,10 +328,14 @@ class Batch(NamedTuple):
         def one_seen(inputs: tuple) -> Any:
             return where_seen(inputs[0], once, inputs)
 
+        def beside_others(inputs: tuple) -> Any:
+            seen = jnp.any(inputs[0].weight > 0)
+            return jax.tree.map(lambda x: jnp.where(seen, x, jnp.zeros_like(x)), one_seen(inputs))
+
         inputs = (self.stars, self.av, self.keys, *others)
         if settings.side_by_side == 1:
             return jax.lax.map(one_seen, inputs)
-        return jax.lax.map(one_seen, inputs, batch_size=settings.side_by_side)
+        return jax.lax.map(beside_others, inputs, batch_size=settings.side_by_side)
 
 
 def _rank_batch(_: None, batch: Batch, settings: Settings) -> Float[Array, "star tile"]:
@@ -359,7 +363,7 @@ def _conclude_batch(state: Sampled, batch: Batch, settings: Settings) -> StarPos
     return batch.map(one, settings, state)
 
 
-_fit = Stages(_rank_batch, _choose_batch, _weigh_batch, _conclude_batch)
+STAGES = Stages(_rank_batch, _choose_batch, _weigh_batch, _conclude_batch)
 
 
 def fit_stars(
@@ -376,6 +380,18 @@ def fit_stars(
     used); `keys` one random key per star. A star without photometry has `n_samples` 0 and
     meaningless finite numbers. Returns before the work is done.
     """
+    return STAGES(*plan(stars, grid, prior, av, keys, settings))
+
+
+def plan(
+    stars: Stars,
+    grid: TiledModels,
+    prior: StarPrior,
+    av: Any,
+    keys: Key[Array, " star"],
+    settings: Settings,
+) -> tuple[Batch, tuple[Settings, ...]]:
+    """The inputs of the stages of `fit_stars`, and the settings of each."""
     batch = Batch(stars, grid, StarPrior(prior.distance, None, prior.rv), av, keys)
     # each stage is told what it looks at, so that rounds share the programs of others
     once = Settings(n_samples=0, n_draws=0, side_by_side=settings.side_by_side)
@@ -386,7 +402,7 @@ def fit_stars(
     choosing = dataclasses.replace(settings, n_draws=0)
     weighing = dataclasses.replace(once, n_samples=settings.n_samples, steps=settings.steps)
     concluding = dataclasses.replace(once, n_samples=settings.n_samples, n_draws=settings.n_draws)
-    return _fit(batch, (ranking, choosing, weighing, concluding))
+    return batch, (ranking, choosing, weighing, concluding)
 
 
 def _settle_batch(_: None, batch: Batch, side_by_side: int) -> Bool[Array, " star"]:

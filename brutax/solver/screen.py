@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from brutax.core.star import Stars
 from brutax.solver.laplace import laplace
@@ -137,7 +138,26 @@ def _apart(star: Stars, function: Callable, *args: Any) -> Any:
 
 
 def where_seen(star: Stars, function: Callable, *args: Any) -> Any:
-    """The value of a jitted function, or zeros for a star without photometry, at no cost."""
+    """The value of a jitted function, or zeros for a star without photometry, at no cost.
+
+    Of stars side by side, all have values where one is seen.
+    """
     shape = jax.eval_shape(function, *args)
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
-    return jax.lax.cond(jnp.any(star.weight > 0), function, lambda *_: nothing, *args)
+    return jax.lax.cond(any_star(jnp.any(star.weight > 0)), function, lambda *_: nothing, *args)
+
+
+@jax.custom_batching.custom_vmap
+def any_star(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+    """A condition of one star; of stars side by side, whether one of them fulfils it.
+
+    One answer for all keeps conditions and loops what they are: XLA would compute both branches,
+    and copy all that a loop carries each time around.
+    """
+    return flag
+
+
+@any_star.def_vmap
+def _(size: int, batched: list[bool], flag: Bool[Array, " star"]) -> tuple[Array, bool]:
+    del size, batched
+    return jnp.any(flag), False

@@ -26,7 +26,7 @@ from brutax.solver.importance import FLAT_POWER, ModelDraws
 from brutax.solver.objective import Scalar
 from brutax.solver.problem import StarPrior
 from brutax.solver.quick import quick_screen
-from brutax.solver.screen import screen
+from brutax.solver.screen import any_star, screen
 from brutax.solver.tiles import TiledModels
 from brutax.utils.sampling import systematic_indices
 
@@ -110,12 +110,12 @@ def shortlist(
         ratio = jnp.where(seen > -jnp.inf, 2.0 * seen - best, -jnp.inf)
         return log_sum, jax.nn.logsumexp(ratio) - log_sum
 
-    def wanting(k: Array, sums: Array) -> Array:
-        """Whether more of the best tiles are needed after k rounds."""
+    def enough(taken: Array, sums: Array) -> Array:
+        """Whether the best tiles looked into, in at least one round, are all that is needed."""
         log_sum, ratio = compare(sums)
-        rest = log_behind[stride * jnp.maximum(k, 1) - 1]
-        enough = rest + ratio <= jnp.log(OUTSIDE) + log_sum
-        return (k < 1) | ((k < rounds) & ~(enough & (jnp.abs(ratio) <= TRUSTED)))
+        rest = log_behind[stride * taken - 1]
+        settled = (rest + ratio <= jnp.log(OUTSIDE) + log_sum) & (jnp.abs(ratio) <= TRUSTED)
+        return settled | (taken == rounds)
 
     def score(which: Array) -> Array:
         """Scores of the models of some tiles, (tile, member)."""
@@ -129,9 +129,9 @@ def shortlist(
         none = jnp.zeros(far, ranked.dtype)
         return _Round(ranked, real, jnp.int32(0), none, jnp.zeros_like(log_mass), jnp.zeros(()))
 
-    def from_anywhere(k: Array, sums: Array) -> _Round:
+    def from_anywhere(taken: Array, sums: Array) -> _Round:
         """Tiles drawn: those that are inside have been looked into, and none is twice."""
-        count = jnp.minimum(k * stride, most).astype(jnp.int32)
+        count = jnp.minimum(taken * stride, most).astype(jnp.int32)
         _, ratio = compare(sums)
         known = (jnp.abs(ratio) <= TRUSTED) | (count == n_tiles)
         captured = jnp.where(known, jnp.clip(1.0 - behind[count - 1], NOTHING, 1.0), NOTHING)
@@ -153,39 +153,52 @@ def shortlist(
 
     nothing = jnp.full((ranked.shape[0], grid.size), -jnp.inf, log_mass.dtype)
 
-    def look(state: tuple) -> tuple:
-        """Scores the models of the next tiles."""
-        k, place, which, found = state
-        tile, real = (
-            jax.lax.dynamic_slice_in_dim(x, place, stride) for x in (which.tile, which.real)
-        )
-        # always true, but keeps the compiler from scoring again for each use of the scores
-        rows = jax.lax.cond(jnp.any(real), score, lambda _: nothing[:stride], tile)
-        rows = jnp.where(real[:, None], rows, -jnp.inf)
-        new = (rows, *_sums(rows))
-        found = tuple(
-            jax.lax.dynamic_update_slice_in_dim(x, y, place, 0)
-            for x, y in zip(found, new, strict=True)
-        )
-        return k + 1, place + stride, which, found
-
     def go(phase: Array, state: tuple) -> tuple:
-        """First the best tiles, then those from anywhere: one loop, since its body is large."""
-        k, _, _, found = state
+        """First the best tiles, then those from anywhere: one loop, since its body is large.
+
+        Stars side by side go through their lists together, at the same place; one that has
+        enough waits for the others. `taken` are the rounds of its own.
+        """
+        taken, _, found = state
+        best_ones = phase == 0
         which = jax.lax.cond(
-            phase == 0, lambda *_: best_first(), lambda *x: from_anywhere(*x), k, found[1]
+            best_ones, lambda *_: best_first(), lambda *x: from_anywhere(*x), taken, found[1]
         )
+        last = jnp.where(best_ones, rounds, far_rounds)
+
+        def look(state: tuple) -> tuple:
+            """Scores the models of the next tiles."""
+            k, place, taken, wanting, found = state
+            tile, real = (
+                jax.lax.dynamic_slice_in_dim(x, place, stride) for x in (which.tile, which.real)
+            )
+            real = real & wanting
+            # true for some star, but keeps the compiler from scoring again for each use of scores
+            needed = any_star(jnp.any(real))
+            rows = jax.lax.cond(needed, score, lambda _: nothing[:stride], tile)
+            rows = jnp.where(real[:, None], rows, -jnp.inf)
+            new = (rows, *_sums(rows))
+            found = tuple(
+                jax.lax.dynamic_update_slice_in_dim(x, y, place, 0)
+                for x, y in zip(found, new, strict=True)
+            )
+            taken = taken + wanting.astype(taken.dtype)
+            following = which.real[jnp.minimum(place + stride, ranked.shape[0] - 1)]
+            more = jnp.where(best_ones, ~enough(taken, found[1]), following)
+            return k + 1, place + stride, taken, wanting & more, found
 
         def more(state: tuple) -> Array:
-            k, place, which, found = state
-            real = which.real[jnp.minimum(place, ranked.shape[0] - 1)] & (k < far_rounds)
-            return jnp.where(phase == 0, wanting(k, found[1]), real)
+            k, _, _, wanting, _ = state
+            return (k < last) & any_star(wanting)
 
-        start = jnp.where(phase == 0, 0, places).astype(jnp.int32)
-        return jax.lax.while_loop(more, look, (jnp.int32(0), start, which, found))
+        place = jnp.where(best_ones, 0, places).astype(jnp.int32)
+        wanting = which.real[place] | best_ones
+        state = (jnp.int32(0), place, jnp.int32(0), wanting, found)
+        _, _, taken, _, found = jax.lax.while_loop(more, look, state)
+        return taken, which, found
 
-    state = (jnp.int32(0), jnp.int32(0), best_first(), (nothing, nothing[:, 0], nothing[:, 0]))
-    _, _, which, (scores, sums, flat) = jax.lax.fori_loop(0, 2, go, state)
+    state = (jnp.int32(0), best_first(), (nothing, nothing[:, 0], nothing[:, 0]))
+    _, which, (scores, sums, flat) = jax.lax.fori_loop(0, 2, go, state)
     return Shortlist(
         which.tile, which.n_inside, which.far, scores, sums, flat, which.log_r, which.captured
     )

@@ -13,7 +13,8 @@ import pickle
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -55,12 +56,17 @@ class Stages:
         _known.add(self)
 
     def __call__(self, inputs: Any, settings: Sequence[Any]) -> Any:
+        return deque(self.each(inputs, settings), maxlen=1).pop()
+
+    def each(self, inputs: Any, settings: Sequence[Any]) -> Iterator[Any]:
+        """What each stage returns: in the end the value, before it arrays without structure."""
         key = _key(inputs)
         if key is None:  # as JAX does it
             state = None
             for stage, setting in zip(self.jitted, settings, strict=True):
                 state = stage(state, inputs, setting)
-            return state
+                yield state
+            return
         dynamic, static = eqx.partition(inputs, _is_array)
         leaves, tree = jax.tree.flatten(dynamic)
         keys = [(key, k, setting) for k, setting in enumerate(settings)]
@@ -69,9 +75,11 @@ class Stages:
             with self.lock:
                 programs = self._programs(keys, inputs, _Inputs(leaves, tree, static))
         state = []
-        for program in programs:
+        for program in programs[:-1]:
             state = program.compiled(*state, *leaves)
-        return jax.tree.unflatten(programs[-1].outcome.tree, state)
+            yield state
+        last = programs[-1]
+        yield jax.tree.unflatten(last.outcome.tree, last.compiled(*state, *leaves))
 
     def _programs(self, keys: list[tuple], inputs: Any, flat: "_Inputs") -> list["_Program"]:
         """The programs of some keys: those at hand, those on the shelf, and new ones."""
