@@ -8,7 +8,8 @@ first round alone, with a batch of stars side by side, beside two limits measure
 a float32 matrix product and that of a copy in the device's memory. Operations and bytes are counted
 by XLA in the programs of one tile and one star, and multiplied by what a batch looks into at most:
 stars side by side look into as many tiles as the one that needs most. Last the same stars on the
-host's processor too: differences of posteriors in units of sigma and of Monte Carlo errors.
+host's processor too: differences of posteriors in units of sigma and of Monte Carlo errors; and
+in the reverse order, which should change no bit.
 """
 
 import gzip
@@ -29,6 +30,7 @@ from stress import COLUMNS, draw_mock
 
 import brutax
 from brutax.analysis import Priors
+from brutax.analysis.lanes import bytes_per_star
 from brutax.analysis.run import star_keys
 from brutax.analysis.setup import device_models, model_log_prior, repeat, star_priors
 from brutax.catalog import make_catalog
@@ -94,7 +96,13 @@ def measure_stages(case: dict[str, Any]) -> dict[str, Any]:
     out["tiles_at_most"] = most
     out["bytes"] = {"table of a star's tiles": most * tiled.blocks[0].nbytes}
     stats = jax.devices()[0].memory_stats() or {}
-    return out | {"device_memory": {k: int(v) for k, v in stats.items() if k.startswith("bytes")}}
+    each = bytes_per_star(tiled, Settings())
+    out |= {"bytes_per_star_expected": each, "bytes_of_grid": grid_bytes(tiled)}
+    return out | {"device_memory": {k: int(v) for k, v in stats.items() if "bytes" in k}}
+
+
+def grid_bytes(tiled: Any) -> int:
+    return sum(x.nbytes for x in jax.tree.leaves(tiled))
 
 
 def kernels(function: Any, most: int = 40) -> dict[str, Any]:
@@ -144,10 +152,19 @@ def fit_to_compare(case: dict[str, Any]) -> dict[str, Any]:
         arrays = {name: file[name][: case["stars"]] for name in COLUMNS}
     stars = make_catalog(arrays.pop("flux"), arrays.pop("flux_err"), grid.bands, **arrays)
     result = brutax.fit(stars, grid, verbose=False)
+    back = np.arange(len(stars))[::-1]  # the same stars beside others
+    again = brutax.fit(stars.select(back), grid, verbose=False)
+    differ = [
+        name
+        for name in result
+        if not name.startswith("models/")
+        and not np.array_equal(np.asarray(result[name]), np.asarray(again[name])[back])
+    ]
     names = ("summary_mean", "summary_std", "obj_log_evid", "obj_log_evid_err", "obj_ess", "status")
     arrays = {name: np.asarray(result[name]) for name in names}
     np.savez(case["out"], model=result["model_idx"], **arrays)
-    return {"device": str(jax.devices()[0].device_kind), "parameters": list(result.parameters)}
+    kind = str(jax.devices()[0].device_kind)
+    return {"device": kind, "parameters": list(result.parameters), "differ_reversed": differ}
 
 
 def compare(device: Path, host: Path, parameters: list[str]) -> dict[str, Any]:
@@ -246,6 +263,8 @@ def main() -> None:
             more["out"] = str(out["host"])
             in_own_process(__file__, case | more, JAX_PLATFORMS="cpu")
             results["compared"] = compare(out["device"], out["host"], one["parameters"])
+            # datasets that are not equal bit for bit in the reverse order
+            results["compared"]["differ_reversed"] = one["differ_reversed"]
             print(results["compared"])
     settings = {"grid": grid, "bands": PS + TMASS, "coords": SKY, "seed": args.seed}
     write("accelerator", settings | {"flux_error": 0.02, "only": list(wanted)}, results)

@@ -363,6 +363,47 @@ def wide_problem(width):
     return infer.Problem(prior, gaussian, DATA)
 
 
+def test_draws_about_the_maximum_have_exact_weights():
+    logz, mean, std = exact()
+    post = infer.fit(gaussian_problem(), "map", key=1, num_starts=4, num_draws=2000)
+    assert post.ok and post.ess > 1500  # the posterior is normal
+    row = post.summary()["a"]
+    assert abs(row.mean - mean) < 4 * std / np.sqrt(post.ess)
+    assert abs(row.std / std - 1) < 4 / np.sqrt(2 * post.ess)
+    assert abs(post.logz - logz) < 4 * post.logz_err + 1e-3
+    alone = infer.fit(gaussian_problem(), "map", key=1, num_starts=4)
+    assert np.array_equal(post.best["a"], alone.samples["a"][0])
+
+    def ring(params, data):  # nothing like a Gaussian
+        return -0.5 * ((jnp.hypot(params["x"], params["y"]) - 1.0) / data) ** 2
+
+    prior = {"x": dist.Uniform(-2.0, 2.0), "y": dist.Uniform(-2.0, 2.0)}
+    far = infer.fit(infer.Problem(prior, ring, 0.01), "map", key=1, num_draws=500)
+    assert any("not close to normal" in text for text in far.warnings)
+
+
+def test_chains_that_start_about_the_maximum(tmp_path, monkeypatch):
+    """They have the same posterior, of a problem whose scales would cost a long warm-up."""
+
+    def narrow(params, data):
+        a, b = params["a"], params["b"]
+        return -0.5 * ((a - 1.0) / 1e-3) ** 2 - 0.5 * ((b - a - 2.0) / 1e-4) ** 2
+
+    prior = {"a": dist.Uniform(0.0, 5.0), "b": dist.Normal(0.0, 10.0)}
+    problem = infer.Problem(prior, narrow)
+    how = dict(num_warmup=100, num_samples=500, start="map")
+    post = infer.fit(problem, "nuts", key=3, **how)
+    assert post.ok, post.warnings
+    row = post.summary()
+    assert abs(row["a"].mean - 1.0) < 4e-3 / np.sqrt(post.ess)
+    assert abs(row["a"].std / 1e-3 - 1) < 4 / np.sqrt(2 * post.ess)
+    gap = post.samples["b"] - post.samples["a"]
+    assert abs(gap.std() / 1e-4 - 1) < 0.15  # of numbers of order 3, in single precision
+    assert post.stats["gradients"] / len(post.weights) < 10
+    with pytest.raises(ValueError, match="start is"):
+        infer.fit(problem, "nuts", start="middle")
+
+
 def test_bayes_factors_and_suspiciousness():
     """Wider priors cost evidence, and no suspiciousness (Handley & Lemos 2019)."""
     posts = {}

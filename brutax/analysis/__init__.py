@@ -1,4 +1,6 @@
-"""Inference for users: single stars and catalogues."""
+"""Inference for users: single stars, catalogues, clusters."""
+
+from typing import Any
 
 from brutax.analysis.api import band_systems as band_systems
 from brutax.analysis.api import fit as fit
@@ -37,3 +39,11 @@ from brutax.dust import kernel_lorentz as kernel_lorentz
 from brutax.dust import kernel_tophat as kernel_tophat
 from brutax.dust import los_clouds_loglike_samples as los_clouds_loglike_samples
 from brutax.dust import los_clouds_priortransform as los_clouds_priortransform
+
+
+def __getattr__(name: str) -> Any:
+    if name == "cluster_numpyro":  # numpyro is not loaded before it is wanted
+        from brutax.analysis.cluster import cluster_numpyro
+
+        return cluster_numpyro
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

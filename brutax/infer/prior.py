@@ -95,7 +95,7 @@ class Prior:
         params: dict[str, Any] = {}
         key, start = jax.random.key(0), 0
         for name, entry in self._entries.items():
-            value = _resolve(name, entry, params)
+            value = resolve(name, entry, params)
             if not isinstance(value, dist.Distribution):
                 params[name] = value
                 continue
@@ -118,7 +118,7 @@ class Prior:
         """One draw from the base measure: the prior, uniform where a brutax prior rules."""
         params: dict[str, Any] = {}
         for name, entry in self._entries.items():
-            value = _resolve(name, entry, params)
+            value = resolve(name, entry, params)
             if isinstance(value, dist.Distribution):
                 key, sub = jax.random.split(key)
                 value = value.sample(sub)
@@ -130,7 +130,7 @@ class Prior:
         params: dict[str, Any] = {}
         log_base = log_jacobian = jnp.zeros((), z.dtype)
         for name, entry in self._entries.items():
-            value = _resolve(name, entry, params)
+            value = resolve(name, entry, params)
             if isinstance(value, dist.Distribution):
                 free = self.free[name]
                 real = z[free.start : free.stop].reshape(free.real_shape)
@@ -146,7 +146,7 @@ class Prior:
         """Parameters at a point of the unit cube, by inverse CDFs."""
         params: dict[str, Any] = {}
         for name, entry in self._entries.items():
-            value = _resolve(name, entry, params)
+            value = resolve(name, entry, params)
             if isinstance(value, dist.Distribution):
                 free = self.free[name]
                 value = value.icdf(u[free.start : free.stop].reshape(free.shape))
@@ -158,7 +158,7 @@ class Prior:
         known: dict[str, Any] = {}
         parts = []
         for name, entry in self._entries.items():
-            value = _resolve(name, entry, known)
+            value = resolve(name, entry, known)
             if isinstance(value, dist.Distribution):
                 known[name] = jnp.asarray(params[name], dtype=float)
                 parts.append(jnp.ravel(biject_to(value.support).inv(known[name])))
@@ -174,7 +174,7 @@ class Prior:
         return sum(factor.log_prob(point) for factor in self._factors) + self._volume
 
 
-def _resolve(name: str, entry: Any, params: Mapping[str, Any]) -> Any:
+def resolve(name: str, entry: Any, params: Mapping[str, Any]) -> Any:
     """What an entry is, given the parameters before it."""
     if isinstance(entry, dist.Distribution):
         return entry

@@ -1,5 +1,6 @@
 """Figures of results: every function returns figure and axes, which the caller saves."""
 
+from brutax.plotting.cluster import cluster_diagram as cluster_diagram
 from brutax.plotting.dust import distance_extinction as distance_extinction
 from brutax.plotting.offsets import photometric_offsets as photometric_offsets
 from brutax.plotting.offsets import photometric_offsets_2d as photometric_offsets_2d

@@ -248,6 +248,30 @@ def _sums(tiles: Tiles, stars: Blocks, reach: Reach) -> Float[Array, "block star
     return lax.while_loop(lambda s: s[0] * PAIRS < pairs.number, one, start)[1]
 
 
+def expectations(
+    tiles: Tiles, stars: Blocks, reach: Reach, values: Float[Array, "tile segment value"]
+) -> Float[Array, "block star value"]:
+    """Values times measure times integral, summed over segments, for every star.
+
+    In an arbitrary unit for each star: its ratios are averages over the segments.
+    """
+    pairs = _pairs(tiles, reach)
+
+    def one(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        k, total = state
+        live = k * PAIRS < pairs.number
+        x = _apart(live, _load, k, tiles, stars, reach, pairs)
+        _, _, found = _integrals(live, x)
+        found = found.reshape(*x.weight.shape, -1)
+        of = x.weight[..., None] * _rows(values, x.tile)
+        mine = jnp.einsum("pvs,pvk->psk", found, of, precision="highest")
+        return k + 1, total.at[x.block].add(mine)
+
+    blank = jnp.zeros((*reach.chi2.shape, values.shape[-1]), tiles.flux.dtype)
+    start = (jnp.zeros((), jnp.int32), blank)
+    return lax.while_loop(lambda s: s[0] * PAIRS < pairs.number, one, start)[1]
+
+
 def _log(sums: Array, reach: Reach) -> Array:
     least = float(jnp.finfo(sums.dtype).tiny)
     return jnp.log(jnp.maximum(sums, least)) - 0.25 * reach.chi2

@@ -1,10 +1,12 @@
 """The maximum of the posterior density, by L-BFGS of optax from many prior draws at once.
 
 The density is that in the parameters themselves; only the search runs over the flat vector z.
+With `num_draws`, draws from the Gaussian about the maximum follow it (Laplace), with exact
+importance weights and the evidence that they give; the first draw, of weight 0, is the maximum.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -13,10 +15,12 @@ import numpy as np
 import optax
 
 from brutax.infer.checkpoint import Session, unpack
+from brutax.infer.gaussian import climb, gaussian_at
 from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Problem
 
 SAME = 0.01  # ln density within which two starts have found the same height
+LEAST_WORTH = 0.1  # effective draws per draw
 AGREE = 0.25  # share of the starts that must find the highest maximum
 
 NEEDS_GRADIENT = True
@@ -27,7 +31,9 @@ class Options:
     """Starts, drawn from the prior, and iterations of each."""
 
     num_starts: int = 16
+    num_tries: int = 0  # prior draws of which the starts are the best; 0: as many as starts
     num_steps: int = 200
+    num_draws: int = 0  # of the Gaussian about the maximum; 0: the maximum alone
     chunk: int = 50  # iterations between visits of the host; changes no bit
 
     free = ("chunk",)
@@ -39,8 +45,11 @@ def _height(z: Any, data: Any, problem: Problem) -> Any:
 
 
 def _init(key: Any, data: Any, problem: Problem, options: Options) -> Any:
-    keys = jax.random.split(key, options.num_starts)
+    keys = jax.random.split(key, max(options.num_starts, options.num_tries))
     z = jax.vmap(problem.sample_real)(keys)
+    if options.num_tries > options.num_starts:
+        heights = jax.lax.map(lambda z: -_height(z, data, problem), z)
+        z = z[jax.lax.top_k(jnp.nan_to_num(heights, nan=-jnp.inf), options.num_starts)[1]]
     return z, jax.vmap(optax.lbfgs().init)(z), jnp.zeros((), jnp.int32)
 
 
@@ -74,7 +83,8 @@ def run(problem: Problem, key: Any, session: Session, options: Options) -> Poste
     while int(state[2]) < options.num_steps:
         state = advance(state, problem.data)
         session.tick(state, {}, done=int(state[2]) >= options.num_steps)
-    return _posterior(problem, state[0], options)
+    found = _posterior(problem, state[0], options)
+    return _with_draws(problem, found, key, options) if options.num_draws else found
 
 
 def _posterior(problem: Problem, z: Any, options: Options) -> Posterior:
@@ -103,5 +113,51 @@ def _posterior(problem: Problem, z: Any, options: Options) -> Posterior:
         np.asarray(found.log_likelihood)[None],
         np.asarray(found.log_prior)[None],
         stats=stats,
+        warnings=warnings,
+    )
+
+
+def _with_draws(problem: Problem, best: Posterior, key: Any, options: Options) -> Posterior:
+    """Weighted draws of the Gaussian about the maximum of the density in z, after the maximum."""
+    size, count = problem.prior.size, options.num_draws
+    u = jax.random.normal(jax.random.fold_in(key, 1), (count, size))
+
+    @jax.jit
+    def draw(z: Any, u: Any, data: Any) -> Any:
+        def target(z: Any) -> Any:
+            return problem.density(z, data).log_target
+
+        top, _ = climb(target, z, options.num_steps)
+        gauss = gaussian_at(target, top)
+        _, log_det = jnp.linalg.slogdet(gauss.scale)
+        log_q = -0.5 * jnp.sum(u**2, axis=1) - 0.5 * size * jnp.log(2.0 * jnp.pi) - log_det
+        return jax.vmap(lambda u: problem.density(gauss.place(u), data))(u), log_q
+
+    z = problem.prior.to_real({name: jnp.asarray(x[0]) for name, x in best.samples.items()})
+    found, log_q = draw(z, u, problem.data)
+    log_weight = np.asarray(found.log_target - log_q, np.float64)
+    log_weight = np.where(np.isfinite(log_weight), log_weight, -np.inf)
+    top = np.max(log_weight)
+    weight = np.exp(log_weight - top) if np.isfinite(top) else np.ones(count)
+    mean = weight.mean()
+    ess = weight.sum() ** 2 / np.sum(weight**2)
+    warnings = best.warnings
+    if ess < LEAST_WORTH * count:
+        warnings += (
+            f"{count} draws of the Gaussian about the maximum are worth {ess:.0f}: "
+            "the posterior is not close to normal",
+        )
+
+    def after(first: Any, rest: Any) -> np.ndarray:
+        return np.concatenate([np.asarray(first), np.asarray(rest)])
+
+    return replace(
+        best,
+        samples={k: after(v, found.params[k]) for k, v in best.samples.items()},
+        weights=np.concatenate([[0.0], weight / weight.sum()]),
+        log_likelihood=after(best.log_likelihood, found.log_likelihood),
+        log_prior=after(best.log_prior, found.log_prior),
+        logz=float(top + np.log(mean)),
+        logz_err=float(np.sqrt(max(1.0 / ess - 1.0 / count, 0.0))),
         warnings=warnings,
     )

@@ -1,7 +1,9 @@
 """The No-U-Turn sampler of numpyro (Hoffman & Gelman 2014), chains side by side.
 
 Every chain starts at its own draw from the prior, so that chains which end in different modes
-disagree, which R-hat reports.
+disagree, which R-hat reports. Where gradients are dear, `start="map"` looks for the maximum first
+and starts from the Gaussian about it, in whose coordinates the chains move: they need a short
+warm-up and short trees, and see one mode only.
 """
 
 import functools
@@ -15,10 +17,12 @@ from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer import NUTS
 
 from brutax.infer.checkpoint import Session, pack, unpack
+from brutax.infer.gaussian import Gaussian, find
 from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Problem
 
 N_TRIES = 64  # prior draws per chain among which one of finite density is looked for
+MAP_STEPS = 200  # of each search for the maximum
 MAX_RHAT, MIN_ESS = 1.01, 400.0  # Vehtari et al. (2021), arXiv:1903.08008
 
 NEEDS_GRADIENT = True
@@ -34,14 +38,24 @@ class Options:
     target_accept: float = 0.8
     max_tree_depth: int = 10
     dense_mass: bool = False
+    start: str = "prior"  # or "map": chains start about the highest maximum found
+    num_starts: int = 4  # searches for it, from the best of `num_tries` prior draws
+    num_tries: int = 64
     chunk: int = 100  # steps between visits of the host; changes no bit
 
     free = ("num_samples", "chunk")  # what a continued run may change
 
+    def __post_init__(self) -> None:
+        if self.start not in ("prior", "map"):
+            raise ValueError(f"start is 'prior' or 'map', found {self.start!r}")
 
-def _kernel(problem: Problem, options: Options, data: Any) -> NUTS:
+
+def _kernel(problem: Problem, options: Options, data: Any, frame: Gaussian | None) -> NUTS:
+    def potential(u: Any) -> Any:
+        return -problem.density(u if frame is None else frame.place(u), data).log_target
+
     return NUTS(
-        potential_fn=lambda z: -problem.density(z, data).log_target,
+        potential_fn=potential,
         target_accept_prob=options.target_accept,
         max_tree_depth=options.max_tree_depth,
         dense_mass=options.dense_mass,
@@ -49,36 +63,50 @@ def _kernel(problem: Problem, options: Options, data: Any) -> NUTS:
 
 
 def _init(key: Any, data: Any, problem: Problem, options: Options) -> Any:
+    """The frame of the chains, if any, and their state."""
     key_start, key_run = jax.random.split(key)
+
+    def target(z: Any) -> Any:
+        return problem.density(z, data).log_target
 
     def start(key: Any) -> Any:
         draws = jax.vmap(problem.sample_real)(jax.random.split(key, N_TRIES))
-        density = jax.lax.map(lambda z: problem.density(z, data).log_target, draws)
+        density = jax.lax.map(target, draws)
         return draws[jnp.argmax(jnp.isfinite(density))]  # the first one that is possible
 
-    starts = jax.vmap(start)(jax.random.split(key_start, options.num_chains))
-    keys = jax.random.split(key_run, options.num_chains)
-    return _kernel(problem, options, data).init(keys, options.num_warmup, starts, (), {})
+    chains, frame = options.num_chains, None
+    if options.start == "map":
+        key_draws, key_start = jax.random.split(key_start)
+        draws = jax.vmap(problem.sample_real)(jax.random.split(key_draws, options.num_tries))
+        frame, _ = find(target, draws, starts=options.num_starts, steps=MAP_STEPS)
+        starts = jax.random.normal(key_start, (chains, problem.prior.size), draws.dtype)
+    else:
+        starts = jax.vmap(start)(jax.random.split(key_start, chains))
+    keys = jax.random.split(key_run, chains)
+    kernel = _kernel(problem, options, data, frame)
+    return frame, kernel.init(keys, options.num_warmup, starts, (), {})
 
 
 def _advance(
     state: Any, n: Any, data: Any, problem: Problem, options: Options
 ) -> tuple[Any, dict[str, Any]]:
     """`n` steps of at most `options.chunk`."""
-    kernel = _kernel(problem, options, data)
+    frame, chains = state
+    kernel = _kernel(problem, options, data, frame)
     keys = jax.random.split(jax.random.key(0), options.num_chains)
-    kernel.init(keys, options.num_warmup, state.z, (), {})  # sets up its schedule; state is ours
+    kernel.init(keys, options.num_warmup, chains.z, (), {})  # sets up its schedule; state is ours
 
     def step(state: Any, i: Any) -> tuple[Any, dict[str, Any]]:
         state = jax.lax.cond(i < n, lambda s: kernel.sample(s, (), {}), lambda s: s, state)
         return state, dict(
-            z=state.z,
+            z=state.z if frame is None else jax.vmap(frame.place)(state.z),
             potential=state.potential_energy,
             diverging=state.diverging,
             num_steps=state.num_steps,
         )
 
-    return jax.lax.scan(step, state, jnp.arange(options.chunk))
+    chains, out = jax.lax.scan(step, chains, jnp.arange(options.chunk))
+    return (frame, chains), out
 
 
 def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
@@ -90,7 +118,7 @@ def run(problem: Problem, key: Any, session: Session, options: Options) -> Poste
     else:
         state, draws = unpack(saved, jax.eval_shape(init, key, problem.data))
     total = options.num_warmup + options.num_samples
-    done = int(np.asarray(state.i).ravel()[0])
+    done = int(np.asarray(state[1].i).ravel()[0])
     while done < total:
         stage_end = options.num_warmup if done < options.num_warmup else total
         n = min(options.chunk, stage_end - done)

@@ -1,0 +1,250 @@
+"""Clusters in the hands of samplers, and what their posterior says of single stars."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer.util import log_density
+
+from brutax import infer
+from brutax.analysis import cluster_numpyro
+from brutax.analysis.cluster import (
+    ClusterModel,
+    ClusterParams,
+    Layout,
+    cluster_prior,
+    cluster_problem,
+    make_stars,
+    members,
+)
+from brutax.analysis.cluster.inference import log_likelihood
+from brutax.analysis.cluster.lattice import segments_of_tiles
+from brutax.cli.app import main
+from brutax.core import Isochrone, StellarPop
+
+BANDS = ("PS_g", "PS_r", "2MASS_J")
+TRUTH = {"feh": 0.02, "loga": 9.55, "av": 0.3, "rv": 3.2, "distance_pc": 800.0}
+TRUTH |= {"field_fraction": 0.1, "binary_fraction": 0.4}
+SMALL = Layout(main=40, last=8, hook=16, turn=8, late=24, late_split=2, ratios=8)
+ERROR, FIELD = 0.02, 4
+
+
+@pytest.fixture(autouse=True)
+def promotion_as_users_have_it():
+    """numpyro's distributions mix types and ranks."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def pop():
+    return StellarPop(Isochrone(), BANDS)
+
+
+@pytest.fixture(scope="module")
+def sample(pop):
+    """36 members on the segments of an isochrone and 4 field stars; masses and mass ratios."""
+    rng = np.random.default_rng(4)
+    blank = ClusterModel(pop, make_stars(np.ones((1, 3)), np.ones((1, 3))), layout=SMALL)
+    params = ClusterParams(**{k: jnp.float32(x) for k, x in TRUTH.items()})
+    grid = jax.tree.map(np.asarray, blank.lattice(params))
+    weight = grid.tiles.weight * (grid.tiles.flux[:, 1:, 1] > 1e-8)  # brighter than r = 20
+    at = rng.choice(weight.size, 40 - FIELD, p=(weight / weight.sum()).ravel())
+    tile, segment = np.unravel_index(at, weight.shape)
+    t = rng.uniform(0, 1, (len(at), 1))
+    flux = grid.tiles.flux[tile, segment] * (1 - t) + grid.tiles.flux[tile, segment + 1] * t
+    place = segments_of_tiles(SMALL, 0.5)[tile, segment]
+    mass = np.exp(0.5 * (grid.curve.log_mass[1:] + grid.curve.log_mass[:-1]))[place]
+    low, high = flux.min(axis=0), flux.max(axis=0)
+    field = np.exp(rng.uniform(np.log(low), np.log(high), (FIELD, 3)))
+    flux = np.concatenate([flux, field])
+    err = ERROR * flux
+    return flux + err * rng.normal(size=flux.shape), err, mass, grid.q[tile]
+
+
+@pytest.fixture(scope="module")
+def model(pop, sample):
+    return ClusterModel(pop, make_stars(*sample[:2]), layout=SMALL)
+
+
+def typed(**other):
+    return ClusterParams(**{k: jnp.float32(x) for k, x in (TRUTH | other).items()})
+
+
+def test_mapped_is_one_after_the_other(model):
+    """Values and slopes under `vmap` are those of the model, and of impossible points too."""
+    points = [typed(), typed(loga=9.7), typed(distance_pc=-1.0)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *points)
+    one = jax.jit(jax.value_and_grad(lambda p: model.log_likelihood(p)))
+    mapped = jax.jit(jax.vmap(jax.value_and_grad(lambda p: log_likelihood(p, model))))
+    values, slopes = mapped(stacked)
+    for k, point in enumerate(points):
+        value, slope = one(point)
+        assert float(values[k]) == pytest.approx(float(value), rel=1e-5)
+        for a, b in zip(jax.tree.leaves(slopes), jax.tree.leaves(slope), strict=True):
+            np.testing.assert_allclose(a[k], b, rtol=2e-3, atol=1e-3)
+    assert values[2] == -np.inf and all(x[2] == 0 for x in jax.tree.leaves(slopes))
+
+
+@pytest.mark.slow
+def test_numpyro_program_has_the_posterior_of_the_problem(model):
+    """Under a prefix, with a tie, a constant and a term of the user's own."""
+    prior = cluster_prior(
+        model,
+        rv=3.2,
+        loga=dist.Normal(9.5, 0.2),
+        ratio_slope=lambda p: 2.0 * p["binary_fraction"],
+    )
+
+    def program():
+        params = cluster_numpyro(model, prior, prefix="ngc_")
+        numpyro.factor("mine", -0.5 * (params.feh / 0.1) ** 2)
+
+    free = {k: jnp.float32(x) for k, x in TRUTH.items() if k != "rv"}
+    density, trace = log_density(program, (), {}, {f"ngc_{k}": x for k, x in free.items()})
+    assert trace["ngc_ratio_slope"]["value"] == pytest.approx(0.8)
+    problem = cluster_problem(model, prior)
+    found = problem.density(problem.prior.to_real(free), problem.data)
+    mine = -0.5 * (TRUTH["feh"] / 0.1) ** 2
+    assert float(density) == pytest.approx(
+        float(found.log_likelihood + found.log_prior) + mine, rel=1e-5
+    )
+
+
+def test_priors_are_checked(model, pop):
+    with pytest.raises(ValueError, match="'metallicity' is no parameter"):
+        cluster_prior(model, metallicity=0.0)
+    with pytest.raises(ValueError, match="needs distance_pc"):
+        cluster_prior(model, distance_pc=None)
+    assert "binary_fraction" not in cluster_prior(model, binary_fraction=None)
+    moving = make_stars(
+        np.ones((2, 3)), np.ones((2, 3)), pm=np.ones((2, 2)), pm_err=np.ones((2, 2))
+    )
+    assert "pm" in cluster_prior(ClusterModel(pop, moving, layout=SMALL))
+
+
+@pytest.mark.slow
+def test_members_are_those_of_all_segments(model, sample):
+    """Averages over a lattice of points within segments, summed one by one."""
+    draw = {k: np.full((1, *np.shape(x)), x, np.float32) for k, x in TRUTH.items()}
+    found = members(model, draw)
+    params = typed()
+    grid = jax.tree.map(lambda x: np.asarray(x, np.float64), model.lattice(params))
+    unit = np.exp(np.asarray(model.stars.log_unit, np.float64))
+    flux, err, _, _ = sample
+    segment = segments_of_tiles(SMALL, 0.4)
+    mass = np.exp(0.5 * (grid.curve.log_mass[1:] + grid.curve.log_mass[:-1]))[segment]
+    eep = (0.5 * (grid.curve.eep[1:] + grid.curve.eep[:-1]))[segment]
+    ratio = np.broadcast_to(grid.q[:, None], mass.shape)
+    t = ((np.arange(200) + 0.5) / 200)[:, None, None, None]
+    points = (grid.tiles.flux[:, :-1] * (1 - t) + grid.tiles.flux[:, 1:] * t) * unit
+    for star in (0, 7, 20):
+        chi2 = np.sum(((points - flux[star]) / err[star]) ** 2, axis=-1)
+        share = grid.tiles.weight * np.exp(-0.5 * chi2).mean(axis=0)
+        share /= share.sum()
+        for name, values, rounding in (
+            ("mass", mass, 1e-3),
+            ("ratio", ratio, 1e-3),
+            ("eep", eep, 0.1),
+        ):
+            mean = np.sum(share * values)
+            std = np.sqrt(np.sum(share * values**2) - mean**2)
+            assert getattr(found, name)[star] == pytest.approx(mean, rel=2e-3, abs=2e-3)
+            assert getattr(found, f"{name}_std")[star] == pytest.approx(std, rel=0.02, abs=rounding)
+        assert found.companion[star] == pytest.approx(share[ratio > 0].sum(), abs=2e-3)
+    np.testing.assert_allclose(found.member, model.per_star(params).member, atol=1e-5)
+
+
+def test_oddities_of_members(pop, sample):
+    flux, err = sample[0][:6].copy(), sample[1][:6].copy()
+    flux[1] = np.nan  # no valid band
+    flux[2] *= [1.0, 300.0, 1.0]  # like no star of a cluster
+    odd = ClusterModel(pop, make_stars(flux, err), layout=SMALL)
+    found = members(odd, {k: np.full(3, x, np.float32) for k, x in TRUTH.items()})
+    assert np.isnan(found.mass[1]) and found.member[1] == pytest.approx(0.9, abs=1e-3)
+    assert found.member[2] < 1e-3
+    assert np.isfinite(found.mass[[0, 3, 4, 5]]).all()
+    with pytest.raises(ValueError, match="no draws"):
+        members(odd, {})
+
+
+@pytest.mark.slow
+def test_chains_recover_a_cluster(model, sample):
+    """Chains agree, truth is where they are, and stars get their masses back."""
+    prior = cluster_prior(
+        model,
+        feh=dist.Uniform(-0.5, 0.45),
+        loga=dist.Uniform(9.0, 10.0),
+        distance_pc=dist.LogUniform(500.0, 1500.0),
+        av=dist.Uniform(0.0, 1.0),
+    )
+    problem = cluster_problem(model, prior)
+    how = dict(start="map", num_warmup=200, num_samples=250, num_tries=64, max_tree_depth=6)
+    post = infer.fit(problem, "nuts", key=2, **how)
+    assert max(np.max(v) for k, v in post.stats.items() if k.startswith("rhat/")) < 1.03
+    for name, row in post.summary().items():
+        assert abs(row.mean - TRUTH[name]) < 4 * row.std, name
+    flux, _, mass, ratio = sample
+    found = members(model, post.samples, post.weights, draws=20)
+    count = len(mass)
+    assert found.member[:count].mean() > 0.9 and found.member[count:].mean() < 0.5
+    pull = (found.mass[:count] - mass) / found.mass_std[:count]
+    assert np.abs(np.median(pull)) < 0.7 and np.quantile(np.abs(pull), 0.68) < 1.8
+    assert found.companion[:count][ratio > 0.5].mean() > found.companion[:count][ratio == 0].mean()
+
+
+# ---- the command ---------------------------------------------------------------------------------
+@pytest.fixture
+def table(sample, tmp_path):
+    from astropy.table import Table
+
+    flux, err, _, _ = sample
+    mag = -2.5 * np.log10(flux)
+    out = Table({band: mag[:, k] for k, band in enumerate(BANDS)})
+    for k, band in enumerate(BANDS):
+        out[f"{band}_err"] = err[:, k] / flux[:, k] * 2.5 / np.log(10)
+    out["p_member"] = 0.95
+    path = tmp_path / "stars.csv"
+    out[~np.isnan(mag).any(axis=1)].write(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("extra", "text"),
+    [
+        (["--prior", "loga=ten"], "is not NAME=LOW,HIGH"),
+        (["--prior", "age=9,10"], "'age' is no parameter"),
+        (["--prob", "missing"], "no column 'missing'"),
+        (["--colour", "PS_g"], "two bands"),
+        (["--figure", "cmd.txt"], "images are written as"),
+    ],
+)
+def test_command_says_what_is_wrong(table, tmp_path, capsys, extra, text):
+    out = tmp_path / "cluster.h5"
+    command = ["cluster", str(table), "-o", str(out), "--units", "mag", *extra]
+    assert main(command) == 2 and text in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_command_writes_posterior_members_and_figure(table, tmp_path, capsys):
+    from astropy.table import Table
+
+    out = tmp_path / "cluster.h5"
+    command = ["cluster", str(table), "-o", str(out), "--units", "mag", "--coarse"]
+    command += ["--prob", "p_member", "--members", str(tmp_path / "members.ecsv")]
+    command += ["--figure", str(tmp_path / "cmd.png"), "--chains", "2", "--warmup", "30"]
+    command += ["--draws", "20", "--prior", "rv=3.2", "--prior", "feh=-0.3,0.3"]
+    command += ["--prior", "loga=9.3,9.8", "--prior", "distance_pc=600,1000"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "log10 age" in said and "stars are members" in said
+    post = infer.Posterior.load(out)
+    assert len(post.weights) == 40 and 9.3 < post.samples["loga"].mean() < 9.8
+    found = Table.read(tmp_path / "members.ecsv")
+    assert found["member"][:30].mean() > 0.8 and found["mass"].unit == "Msun"
+    assert (tmp_path / "cmd.png").stat().st_size > 10_000
+    assert not list(tmp_path.glob("*.run*"))
+    assert main(command) == 2  # nothing is overwritten unasked
