@@ -118,7 +118,7 @@ def speed(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def beside_peer(args: Any) -> dict[str, Any]:
-    counts = (100, 500)
+    counts = args.counts
     with tempfile.TemporaryDirectory() as folder:
         case = {"what": "speed", "counts": counts, "folder": folder, "seed": 1, "repeats": 15}
         out = in_own_process(__file__, case)
@@ -324,11 +324,12 @@ def main() -> None:
     )
     arguments.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     arguments.add_argument("--clusters", type=int, default=50, help="of the recovery")
+    arguments.add_argument("--counts", type=int, nargs="+", default=[100, 500], help="of speed")
     args = arguments.parse_args()
     if args.case:
         work = {"speed": speed, "smooth": smooth, "nuts": nuts, "recovery": recovery, "m67": m67}
         return answer(work[args.case["what"]](args.case))
-    before = known("cluster")
+    before = known("cluster")  # the parts that are not run again stay
     results = dict(before.get("results", {}))
     for part in args.only:
         if part == "speed":
@@ -344,7 +345,8 @@ def main() -> None:
         print(part, json.dumps(shown, indent=1))
         if part == "smooth":
             draw(results[part])
-    write("cluster", {"truth": TRUTH, "error": ERROR, "bands": BANDS, "faint": FAINT}, results)
+    name = "cluster" if jax.default_backend() == "cpu" else "cluster_accelerator"
+    write(name, {"truth": TRUTH, "error": ERROR, "bands": BANDS, "faint": FAINT}, results)
 
 
 M67_BANDS = ["PS_g", "PS_r", "PS_i", "PS_z", "2MASS_J", "2MASS_Ks"]

@@ -150,7 +150,7 @@ def _probabilities(args: argparse.Namespace, count: int) -> np.ndarray:
 def _table(stars: Catalog, found: Members) -> Any:
     from astropy.table import Table
 
-    table = Table({"source_id": np.asarray(stars.source_id)})
+    table: Any = Table({"source_id": np.asarray(stars.source_id)})
     for name, values in found._asdict().items():
         table[name] = np.asarray(values, np.float32)
     for name in ("mass", "mass_std"):

@@ -72,14 +72,15 @@ def gaussian_at(height: Function, z: Float[Array, " z"]) -> Gaussian:
 
         return jax.lax.map(one, jnp.arange(size))
 
-    step = jnp.full_like(z, FIRST_STEP)
-    for _ in range(2):  # the second time from the width that the first one has found
+    def width(step: Array) -> Array:
         own = jnp.diagonal(differences(step))
         own = jnp.clip(jnp.where(jnp.isfinite(own), own, 0.0), LEAST_CURVATURE, MOST_CURVATURE)
-        step = STEP / jnp.sqrt(own)
-    curvature = differences(step)
+        return 1.0 / jnp.sqrt(own)
+
+    # again from the width that the first step has found; eigenvalues are then of order one
+    unit = width(STEP * width(jnp.full_like(z, FIRST_STEP)))
+    curvature = differences(STEP * unit)
     curvature = jnp.where(jnp.isfinite(curvature), 0.5 * (curvature + curvature.T), 0.0)
-    unit = 1.0 / jnp.sqrt(own)  # so that eigenvalues are of order one, whatever the units
     values, axes = jnp.linalg.eigh(curvature * unit[:, None] * unit[None, :])
     values = jnp.maximum(values, LEAST_CURVATURE)
     return Gaussian(z, unit[:, None] * axes / jnp.sqrt(values)[None, :])

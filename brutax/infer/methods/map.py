@@ -20,7 +20,7 @@ from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Problem
 
 SAME = 0.01  # ln density within which two starts have found the same height
-LEAST_WORTH = 0.1  # effective draws per draw
+LEAST_WORTH = 0.3  # effective draws per draw
 AGREE = 0.25  # share of the starts that must find the highest maximum
 
 NEEDS_GRADIENT = True
