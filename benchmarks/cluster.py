@@ -329,8 +329,7 @@ def main() -> None:
     if args.case:
         work = {"speed": speed, "smooth": smooth, "nuts": nuts, "recovery": recovery, "m67": m67}
         return answer(work[args.case["what"]](args.case))
-    before = known("cluster")  # the parts that are not run again stay
-    results = dict(before.get("results", {}))
+    results: dict[str, Any] = {}
     for part in args.only:
         if part == "speed":
             results[part] = beside_peer(args)
@@ -346,6 +345,7 @@ def main() -> None:
         if part == "smooth":
             draw(results[part])
     name = "cluster" if jax.default_backend() == "cpu" else "cluster_accelerator"
+    results = known(name).get("results", {}) | results  # parts that were not run again stay
     write(name, {"truth": TRUTH, "error": ERROR, "bands": BANDS, "faint": FAINT}, results)
 
 
