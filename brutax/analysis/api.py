@@ -50,6 +50,7 @@ def fit(
     lngalprior: Callable | AbstractPrior | None = None,
     lndustprior: Callable | None = None,
     dustfile: Any = None,
+    dust_floor: float = 0.0,
     save_draws: bool = True,
     draw_dtype: str = "float32",
     overwrite: bool = False,
@@ -116,6 +117,7 @@ def fit(
             lngalprior=lngalprior,
             lndustprior=lndustprior,
             dustfile=dustfile,
+            dust_floor=dust_floor,
         ),
         Output(
             path=output,

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from brutax.analysis.options import Priors
-from brutax.priors import AbstractPrior, Point, dust_profile
+from brutax.dust import Bayestar
+from brutax.priors import AbstractPrior, DustProfileAv, Point, dust_profile
 from brutax.utils import as_float
 
 # labels that a Galactic prior is given where the grid has them, and values to try it on
@@ -155,14 +156,12 @@ def dust_priors(
 ) -> tuple[AbstractPrior, AbstractPrior | None]:
     """The A_V prior from a dust map: one star's (a template), and all stars' stacked.
 
-    Raises `ValueError` if the map has no `query`, is a file name, or `av_gauss` is given too.
+    A file name stands for `brutax.dust.Bayestar`. Raises `ValueError` if the map has no `query`,
+    or `av_gauss` is given too.
     """
     dustmap = priors.dustfile
     if isinstance(dustmap, str | Path):
-        raise ValueError(
-            f"dustfile={str(dustmap)!r}: map files cannot be read yet; pass an object with "
-            "query(coord) -> (distances [kpc], mean A_V, std A_V)"
-        )
+        dustmap = Bayestar(dustmap)
     if not hasattr(dustmap, "query"):
         raise ValueError(f"dustfile: {type(dustmap).__name__} has no method query")
     if priors.av_gauss is not None:
@@ -174,6 +173,17 @@ def dust_priors(
         raise ValueError("dustfile needs data_coords: no star has a position")
     if priors.lndustprior is not None:
         return CustomAv(priors.lndustprior, dustmap, low, high), None
-    profiles = [dust_profile(dustmap, ell, b, low, high) for ell, b in coords]
+    if priors.dust_floor < 0:
+        raise ValueError(f"dust_floor must not be negative, got {priors.dust_floor}")
+    if isinstance(dustmap, Bayestar):  # all stars at once
+        dist, mean, std = dustmap.query(coords)
+        std = np.where(std > 0, np.hypot(std, priors.dust_floor), np.nan)
+        ln_dist = np.broadcast_to(np.log(dist), mean.shape)
+        stacked = DustProfileAv(ln_dist, mean, std, low, high)
+        bounds = (np.full(len(coords), x) for x in (low, high))
+        stacked = eqx.tree_at(lambda p: (p.low, p.high), stacked, tuple(map(as_float, bounds)))
+        return jax.tree.map(lambda leaf: leaf[0], stacked), stacked
+    floor = priors.dust_floor
+    profiles = [dust_profile(dustmap, ell, b, low, high, floor) for ell, b in coords]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *profiles)
     return profiles[0], stacked

@@ -137,6 +137,7 @@ class BruteForce:
         seed: int = 0,
         method: str = "auto",
         batch_size: int | None = None,
+        dust_floor: float = 0.0,
         draw_dtype: str = "float32",
         overwrite: bool = False,
     ) -> str | FitResult:
@@ -164,7 +165,9 @@ class BruteForce:
             brutus. `avlim`, `rvlim` bounds; `av_gauss`, `rv_gauss` (mean, deviation) or None for
             flat. `lngalprior`: a `brutax.priors` object or a function
             `f(dists, coord, labels=...)`; `lndustprior`: `f(avs, dustmap, coord, distance=...)`.
-            `dustfile`: any object with `query`. `apply_dlabels=False` hides [Fe/H] and age from
+            `dustfile`: a file of the Bayestar map, or any object with `query` (see
+            `brutax.priors.dust_profile`); `dust_floor` [mag] is added to its deviations in
+            quadrature. `apply_dlabels=False` hides [Fe/H] and age from
             the Galactic prior. `R_solar`, `Z_solar` [kpc] of the default Galactic prior.
 
         Running
@@ -227,6 +230,7 @@ class BruteForce:
             lngalprior=lngalprior,
             lndustprior=lndustprior,
             dustfile=dustfile,
+            dust_floor=dust_floor,
             apply_dlabels=apply_dlabels,
             R_solar=R_solar,
             Z_solar=Z_solar,

@@ -27,6 +27,7 @@ class Priors:
     lngalprior: Callable | AbstractPrior | None = None
     lndustprior: Callable | None = None
     dustfile: Any = None
+    dust_floor: float = 0.0
     apply_dlabels: bool = True
     R_solar: float = 8.2
     Z_solar: float = 0.025

@@ -29,6 +29,7 @@ from brutax.cli.options import (
 from brutax.cli.tables import check_format, write_table
 from brutax.core import StarGrid, available_bands, default_grid
 from brutax.data import load_offsets
+from brutax.dust import Bayestar
 
 NAME = "fit"
 HELP = "posteriors for a table of stars; a run that was stopped goes on where it was"
@@ -48,6 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("priors").add_argument
     add("--avlim", type=pair, default=(0.0, 20.0), metavar="LOW,HIGH", help="of A_V [0,20 mag]")
     add("--av-gauss", type=pair, metavar="MEAN,STD", help="of A_V (default: uniform)")
+    add("--dust-map", metavar="FILE", help="Bayestar map of A_V by distance, as the prior of A_V")
+    add("--dust-floor", type=float, default=0.0, metavar="MAG", help="added to its errors [0]")
+    add(
+        "--dust-factor",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="A_V per unit of the map, such as 2.742 for E(B-V) of SFD [1]",
+    )
     add("--rvlim", type=pair, default=(1.0, 8.0), metavar="LOW,HIGH", help="of R_V [1,8]")
     add("--rv-gauss", type=pair, default=(3.32, 0.18), metavar="MEAN,STD", help="[3.32,0.18]")
 
@@ -107,7 +117,12 @@ def run(args: argparse.Namespace) -> None:
         jax.config.update("jax_enable_x64", True)
     output = posterior_path(args.output or f"{Path(args.stars).stem}_posterior.h5")
     refuse_clashes(
-        {"the table": args.stars, "--grid": args.grid, "--offsets": args.offsets},
+        {
+            "the table": args.stars,
+            "--grid": args.grid,
+            "--offsets": args.offsets,
+            "--dust-map": args.dust_map,
+        },
         {"--output": output, "--summary": summary, "--figure": figure},
     )
     grid = None if args.grid is None else grid_from(args.grid, args.bands)
@@ -117,6 +132,9 @@ def run(args: argparse.Namespace) -> None:
         grid = default_grid(stars.bands, progress=None if args.quiet else shown)
     if args.grid == DEMO:
         warn_of_demo()
+    dustmap = None
+    if args.dust_map is not None:
+        dustmap = Bayestar(args.dust_map, av_per_unit=args.dust_factor)
     watch = Watch(args.quiet)
     result = watched_fit(
         watch,
@@ -130,6 +148,8 @@ def run(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         avlim=args.avlim,
         av_gauss=args.av_gauss,
+        dustfile=dustmap,
+        dust_floor=args.dust_floor,
         rvlim=args.rvlim,
         rv_gauss=args.rv_gauss,
         overwrite=args.overwrite,
