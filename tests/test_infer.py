@@ -382,6 +382,59 @@ def test_draws_about_the_maximum_have_exact_weights():
     assert any("not close to normal" in text for text in far.warnings)
 
 
+def test_the_maximum_of_the_likelihood_alone():
+    """That of a + b is the mean of the data, whatever the prior; the posterior's is elsewhere."""
+    post = infer.fit(gaussian_problem(), "mle", key=1, num_starts=4)
+    best = post.best["a"] + post.best["b"]
+    assert post.method == "mle" and abs(best - DATA.mean()) < 1e-3
+    other = infer.fit(gaussian_problem(), "map", key=1, num_starts=4).best
+    assert abs(other["a"] + other["b"] - DATA.mean()) > 1e-3
+    with pytest.raises(ValueError, match="has no draws"):
+        infer.fit(gaussian_problem(), "mle", num_draws=10)
+
+
+def test_chains_go_on_until_they_agree(tmp_path):
+    """As many draws as it takes, told on the way; the same chain as one of that length."""
+    told = []
+
+    def hear(done, total, **numbers):
+        told.append((done, total, numbers))
+
+    how = dict(num_warmup=200, num_samples=50, chunk=50)
+    wish = dict(rhat=1.01, ess=500)
+    post = infer.fit(gaussian_problem(), "nuts", key=1, until=wish, progress=hear, **how)
+    assert post.ess >= 400 and len(post.weights) > 4 * 50
+    assert told[-1][0] == told[-1][1] and told[-1][2]["ess"] >= 500
+    assert told[-2][2]["ess"] < 500  # not more than needed
+    count = len(post.weights) // 4
+    plain = infer.fit(gaussian_problem(), "nuts", key=1, **how | {"num_samples": count})
+    np.testing.assert_array_equal(plain.samples["a"], post.samples["a"])
+    short = infer.fit(
+        gaussian_problem(), "nuts", key=1, until=dict(ess=10**6), max_samples=100, **how
+    )
+    assert len(short.weights) == 400 and not short.ok
+    with pytest.raises(ValueError, match="until knows"):
+        infer.fit(gaussian_problem(), "nuts", until=dict(r_hat=1.0))
+    with pytest.raises(TypeError, match="progress is"):
+        infer.fit(gaussian_problem(), "nuts", progress="yes")
+
+
+def test_every_method_says_how_far_it_is(capsys):
+    for method, options in (("nested", SMALL), ("map", dict(num_starts=4, num_steps=60))):
+        told = []
+        infer.fit(
+            gaussian_problem(),
+            method,
+            progress=lambda *a, told=told, **k: told.append((a, k)),
+            **options,
+        )
+        (done, total), numbers = told[-1]
+        assert done == total > 0 and told[0][0][0] <= done
+        assert method == "map" or {"ln Z", "still to add"} == numbers.keys()
+    infer.fit(gaussian_problem(), "map", progress=True, num_starts=4)
+    assert "map" in capsys.readouterr().err
+
+
 def test_chains_that_start_about_the_maximum(tmp_path, monkeypatch):
     """They have the same posterior, of a problem whose scales would cost a long warm-up."""
 

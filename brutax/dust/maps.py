@@ -163,7 +163,9 @@ class Bayestar(DustMap):
             out[hit] = rows[place[hit]]
         return out
 
-    def query(self, coords: Any, apply_reliability_mask: bool | None = None) -> tuple:
+    def query(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, coords: Any, apply_reliability_mask: bool | None = None
+    ) -> tuple:
         """Distances [kpc] (distance,), mean and deviation of A_V [mag] towards positions.
 
         `coords`: one [l, b] [deg] or a scalar SkyCoord gives profiles (distance,); (position, 2)

@@ -40,13 +40,20 @@ class Session:
     """
 
     def __init__(
-        self, path: Any, identity: dict[str, Any], *, resume: Any = "auto", save_every: float = 60.0
+        self,
+        path: Any,
+        identity: dict[str, Any],
+        *,
+        resume: Any = "auto",
+        save_every: float = 60.0,
+        show: Any = None,
     ) -> None:
         if resume not in ("auto", "require", False):
             raise ValueError(f"resume is 'auto', 'require' or False, found {resume!r}")
         self.path = None if path is None else Path(path)
         self.identity = json.loads(json.dumps(identity))
         self.resume, self.save_every = resume, save_every
+        self.show = show or (lambda *_, **__: None)  # (done, total, **numbers): tells who waits
         self._last, self._signal, self._old = time.monotonic(), 0, {}
 
     def __enter__(self) -> "Session":

@@ -11,8 +11,9 @@ import numpy as np
 from brutax.infer.checkpoint import Session
 from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Problem
+from brutax.infer.progress import reporter
 
-METHODS = {name: f"brutax.infer.methods.{name}" for name in ("nuts", "nested", "map")}
+METHODS = {name: f"brutax.infer.methods.{name}" for name in ("nuts", "nested", "map", "mle")}
 PROBE_TOLERANCE = 1e-6  # relative, of the densities by which a problem is recognised
 
 
@@ -24,6 +25,7 @@ def fit(
     checkpoint: Any = None,
     resume: Any = "auto",
     save_every: float = 60.0,
+    progress: Any = False,
     **options: Any,
 ) -> Posterior:
     """Draws from the posterior of a problem.
@@ -31,9 +33,11 @@ def fit(
     `key` is a typed JAX key or a seed. With `checkpoint`, a file, the run can be interrupted at
     any moment and continued by the same call, with the same result bit for bit (on the same
     device and versions); `resume` is "auto", "require" (raises without a file) or False (starts
-    anew). Options are the fields of `Options` in the method's module; unknown ones raise
-    TypeError. Raises ValueError where `problem.check()` does, `CheckpointError` for a file of
-    another run, and `Interrupted` after a signal.
+    anew). `progress` is True for a bar (tqdm), or a function (done, total, **numbers) that is
+    called now and then; total is None where it is not known. Options are the fields of `Options`
+    in the method's module; unknown ones raise TypeError. Raises ValueError where
+    `problem.check()` does, `CheckpointError` for a file of another run, and `Interrupted` after
+    a signal.
     """
     if method not in METHODS:
         raise ValueError(f"no method '{method}'{_nearest(method, list(METHODS))}")
@@ -46,7 +50,8 @@ def fit(
     key = jax.random.key(key) if isinstance(key, int) else key
     # numpyro and blackjax mix types and ranks, which a user may have forbidden for own code
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        return _fit(problem, method, module, key, chosen, checkpoint, resume, save_every)
+        show = reporter(progress, method)
+        return _fit(problem, method, module, key, chosen, checkpoint, resume, save_every, show)
 
 
 def _fit(
@@ -58,6 +63,7 @@ def _fit(
     checkpoint: Any,
     resume: Any,
     save_every: float,
+    show: Any,
 ) -> Posterior:
     check = problem.check(gradient=module.NEEDS_GRADIENT)
     held = {k: v for k, v in dataclasses.asdict(chosen).items() if k not in module.Options.free}
@@ -70,7 +76,8 @@ def _fit(
         "precision": check.dtype,
         "key": np.asarray(jax.random.key_data(key)).tolist(),
     }
-    with Session(checkpoint, identity, resume=resume, save_every=save_every) as session:
+    how = {"resume": resume, "save_every": save_every, "show": show}
+    with Session(checkpoint, identity, **how) as session:
         posterior = module.run(problem, key, session, chosen)
     meta = identity | {"jax": jax.__version__, "backend": jax.default_backend()}
     return dataclasses.replace(posterior, meta=meta)

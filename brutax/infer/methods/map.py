@@ -37,24 +37,25 @@ class Options:
     chunk: int = 50  # iterations between visits of the host; changes no bit
 
     free = ("chunk",)
+    of_prior = True  # of the posterior density; False: of the likelihood alone
 
 
-def _height(z: Any, data: Any, problem: Problem) -> Any:
+def _height(z: Any, data: Any, problem: Problem, options: Options) -> Any:
     out = problem.density(z, data)
-    return -(out.log_likelihood + out.log_prior)
+    return -(out.log_likelihood + out.log_prior if options.of_prior else out.log_likelihood)
 
 
 def _init(key: Any, data: Any, problem: Problem, options: Options) -> Any:
     keys = jax.random.split(key, max(options.num_starts, options.num_tries))
     z = jax.vmap(problem.sample_real)(keys)
     if options.num_tries > options.num_starts:
-        heights = jax.lax.map(lambda z: -_height(z, data, problem), z)
+        heights = jax.lax.map(lambda z: -_height(z, data, problem, options), z)
         z = z[jax.lax.top_k(jnp.nan_to_num(heights, nan=-jnp.inf), options.num_starts)[1]]
     return z, jax.vmap(optax.lbfgs().init)(z), jnp.zeros((), jnp.int32)
 
 
 def _advance(state: Any, data: Any, problem: Problem, options: Options) -> Any:
-    height = functools.partial(_height, data=data, problem=problem)
+    height = functools.partial(_height, data=data, problem=problem, options=options)
     search = optax.lbfgs()
 
     def move(z: Any, memory: Any) -> tuple[Any, Any]:
@@ -82,13 +83,14 @@ def run(problem: Problem, key: Any, session: Session, options: Options) -> Poste
         state, _ = unpack(saved, jax.eval_shape(init, key, problem.data))
     while int(state[2]) < options.num_steps:
         state = advance(state, problem.data)
+        session.show(int(state[2]), options.num_steps)
         session.tick(state, {}, done=int(state[2]) >= options.num_steps)
     found = _posterior(problem, state[0], options)
     return _with_draws(problem, found, key, options) if options.num_draws else found
 
 
 def _posterior(problem: Problem, z: Any, options: Options) -> Posterior:
-    height = functools.partial(_height, data=problem.data, problem=problem)
+    height = functools.partial(_height, data=problem.data, problem=problem, options=options)
     value, grad = jax.jit(jax.vmap(jax.value_and_grad(height)))(z)
     value = np.nan_to_num(-np.asarray(value, np.float64), nan=-np.inf)
     at = int(np.argmax(value))

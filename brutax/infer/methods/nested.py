@@ -103,11 +103,16 @@ def run(problem: Problem, key: Any, session: Session, options: Options) -> Poste
         for name in dead._fields:
             draws.setdefault(name, []).append(np.asarray(getattr(dead, name))[ran])
         end = not ran.all() or float(remaining) <= options.dlogz
+        session.show(int(state[2]), int(state[2]) if end else None, **_told(state[0], remaining))
         session.tick(state, draws, done=end)
         if end:
             break
     joined = {k.split("/", 1)[1]: v for k, v in pack((), draws).items()}
     return _posterior(problem, state, joined, float(remaining), options)
+
+
+def _told(ns: Any, remaining: Any) -> dict[str, float]:
+    return {"ln Z": float(ns.integrator.logZ), "still to add": float(remaining)}
 
 
 def _posterior(

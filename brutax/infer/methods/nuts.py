@@ -7,7 +7,7 @@ warm-up and short trees, and see one mode only.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Problem
 
 N_TRIES = 64  # prior draws per chain among which one of finite density is looked for
+MIN_DRAWS = 20  # before which chains are not compared
 MAP_STEPS = 200  # of each search for the maximum
 MAX_RHAT, MIN_ESS = 1.01, 400.0  # Vehtari et al. (2021), arXiv:1903.08008
 
@@ -41,13 +42,18 @@ class Options:
     start: str = "prior"  # or "map": chains start about the highest maximum found
     num_starts: int = 4  # searches for it, from the best of `num_tries` prior draws
     num_tries: int = 64
+    until: Any = None  # dict(rhat=1.01, ess=400): more samples until both are so for all parameters
+    max_samples: int = 20_000  # of each chain, with `until`
     chunk: int = 100  # steps between visits of the host; changes no bit
 
-    free = ("num_samples", "chunk")  # what a continued run may change
+    free = ("num_samples", "chunk", "until", "max_samples")  # what a continued run may change
 
     def __post_init__(self) -> None:
         if self.start not in ("prior", "map"):
             raise ValueError(f"start is 'prior' or 'map', found {self.start!r}")
+        strange = set(self.until or ()) - {"rhat", "ess"}
+        if strange:
+            raise ValueError(f"until knows rhat and ess, found {', '.join(sorted(strange))}")
 
 
 def _kernel(problem: Problem, options: Options, data: Any, frame: Gaussian | None) -> NUTS:
@@ -119,6 +125,9 @@ def run(problem: Problem, key: Any, session: Session, options: Options) -> Poste
         state, draws = unpack(saved, jax.eval_shape(init, key, problem.data))
     total = options.num_warmup + options.num_samples
     done = int(np.asarray(state[1].i).ravel()[0])
+    limit = options.num_warmup + max(options.max_samples, options.num_samples)
+    if options.until:
+        total = max(total, min(done, limit))
     while done < total:
         stage_end = options.num_warmup if done < options.num_warmup else total
         n = min(options.chunk, stage_end - done)
@@ -127,9 +136,27 @@ def run(problem: Problem, key: Any, session: Session, options: Options) -> Poste
             for name, value in out.items():
                 draws.setdefault(name, []).append(np.asarray(value)[:n])
         done += n
+        told = _agreement(draws) if done > options.num_warmup + MIN_DRAWS else {}
+        if options.until and done >= total and not _enough(told, options.until):
+            total = min(total + options.chunk, limit)
+        session.show(done, total, **told)
         session.tick(state, draws, done=done >= total)
     joined = {k.split("/", 1)[1]: v for k, v in pack((), draws).items()}
-    return _posterior(problem, joined, options)
+    return _posterior(problem, joined, replace(options, num_samples=total - options.num_warmup))
+
+
+def _agreement(draws: dict[str, list[np.ndarray]]) -> dict[str, float]:
+    """The largest R-hat and the smallest effective size of the components of z so far."""
+    z = np.swapaxes(np.concatenate(draws["z"]), 0, 1)
+    return {
+        "rhat": float(np.max(split_gelman_rubin(z))),
+        "ess": float(np.min(effective_sample_size(z))),
+    }
+
+
+def _enough(told: dict[str, float], until: dict[str, float]) -> bool:
+    good = told.get("rhat", np.inf) <= until.get("rhat", np.inf)
+    return good and told.get("ess", 0.0) >= until.get("ess", 0.0)
 
 
 def _posterior(problem: Problem, draws: dict[str, np.ndarray], options: Options) -> Posterior:
