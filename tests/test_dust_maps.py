@@ -140,8 +140,9 @@ def test_bad_maps_are_refused(mixed, tmp_path):
         DustMap().query([0.0, 0.0])
 
 
-def test_a_map_file_is_the_prior_of_a_fit(tmp_path, capsys):
-    """As a file, as an object asked star by star, and on the command line: one posterior."""
+@pytest.mark.slow
+def test_a_map_file_is_the_prior_of_a_fit(tmp_path):
+    """As a file, or as an object asked star by star: one posterior."""
     mean = np.tile([0.1, 0.3, 0.6, 0.8], (12, 1))
     path = write_map(
         tmp_path / "m.h5", nside=[1] * 12, pixel=np.arange(12), mean=mean, std=mean * 0 + 0.03
@@ -175,10 +176,12 @@ def test_a_map_file_is_the_prior_of_a_fit(tmp_path, capsys):
     assert spread[1] > 2 * spread[0]
     with pytest.raises(ValueError, match="dust_floor"):
         fitter.fit(mag, err, dustfile=path, dust_floor=-0.1, **kw)
+
+
+def test_the_command_refuses_a_map_that_is_not_there(tmp_path, capsys):
     table = tmp_path / "stars.csv"
-    head = ",".join(f"{b},{b}_err" for b in bands) + ",l,b\n"
-    row = ",".join(f"{m},0.05" for m in mag[0]) + ",90.0,20.0\n"
-    table.write_text(head + row)
+    table.write_text("PS_g,PS_g_err,PS_r,PS_r_err,l,b\n16.2,0.05,15.6,0.05,90.0,20.0\n")
     command = ["fit", str(table), "-g", "demo", "-o", str(tmp_path / "o.h5"), "--units", "mag"]
     assert main([*command, "--dust-map", str(tmp_path / "none.h5")]) == 2
     assert "does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "o.h5").exists()
