@@ -83,7 +83,7 @@ def run(problem: Problem, key: Any, session: Session, options: Options) -> Poste
         state, _ = unpack(saved, jax.eval_shape(init, key, problem.data))
     while int(state[2]) < options.num_steps:
         state = advance(state, problem.data)
-        session.show(int(state[2]), options.num_steps)
+        session.show(min(int(state[2]), options.num_steps), options.num_steps)
         session.tick(state, {}, done=int(state[2]) >= options.num_steps)
     found = _posterior(problem, state[0], options)
     return _with_draws(problem, found, key, options) if options.num_draws else found
