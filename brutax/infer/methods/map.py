@@ -1,4 +1,4 @@
-"""The maximum of the posterior density, by L-BFGS of optax from many prior draws at once.
+"""The maximum of the posterior density, by L-BFGS of optax from many starts at once.
 
 The density is that in the parameters themselves; only the search runs over the flat vector z.
 """
@@ -14,45 +14,92 @@ import optax
 
 from brutax.infer.checkpoint import Session, unpack
 from brutax.infer.posterior import Posterior
-from brutax.infer.problem import Problem
+from brutax.infer.problem import Density, Problem
 
 SAME = 0.01  # ln density within which two starts have found the same height
 AGREE = 0.25  # share of the starts that must find the highest maximum
+N_MEDIAN = 1001  # prior draws whose median is taken where there is no inverse CDF
+MIN_WORTH = 0.1  # effective draws per draw below which a normal distribution is no likeness
 
 NEEDS_GRADIENT = True
 
 
 @dataclass(frozen=True)
 class Options:
-    """Starts, drawn from the prior, and iterations of each."""
+    """Starts, iterations of each, and draws from the normal distribution at the maximum.
+
+    The first start is `start`: "prior" (a draw, as all others), "median" of the prior, or values
+    of the free parameters, a dictionary or in a row. With `num_draws` the posterior is
+    approximated by a normal distribution in z, at the maximum there, and draws from it are
+    weighted by the exact density: they, and the evidence, are right where the approximation is
+    poor, only less well known.
+    """
 
     num_starts: int = 16
     num_steps: int = 200
+    start: Any = "prior"
+    num_draws: int = 0
     chunk: int = 50  # iterations between visits of the host; changes no bit
 
     free = ("chunk",)
 
 
-def _height(z: Any, data: Any, problem: Problem) -> Any:
-    out = problem.density(z, data)
-    return -(out.log_likelihood + out.log_prior)
+def height(out: Density) -> Any:
+    """ln of the posterior density per unit of the parameters."""
+    return out.log_likelihood + out.log_prior
 
 
-def _init(key: Any, data: Any, problem: Problem, options: Options) -> Any:
+def _depth(z: Any, data: Any, problem: Problem, target: Any) -> Any:
+    return -target(problem.density(z, data))
+
+
+def _init(key: Any, data: Any, problem: Problem, options: Any, first: Any) -> Any:
     keys = jax.random.split(key, options.num_starts)
     z = jax.vmap(problem.sample_real)(keys)
+    if first is not None:
+        z = z.at[0].set(first)
     return z, jax.vmap(optax.lbfgs().init)(z), jnp.zeros((), jnp.int32)
 
 
-def _advance(state: Any, data: Any, problem: Problem, options: Options) -> Any:
-    height = functools.partial(_height, data=data, problem=problem)
+def first_start(problem: Problem, given: Any) -> Any:
+    """The flat vector that a search begins at, None for a draw from the prior."""
+    prior = problem.prior
+    if isinstance(given, str):
+        if given == "prior":
+            return None
+        if given != "median":
+            raise ValueError(f"start is 'prior', 'median' or values, found '{given}'")
+        if not prior.without_icdf:
+            return prior.to_real(prior.from_cube(jnp.full(prior.size, 0.5)))
+        draws = jax.vmap(problem.sample_real)(jax.random.split(jax.random.key(0), N_MEDIAN))
+        return jnp.median(draws, axis=0)
+    if not isinstance(given, dict):
+        row, given = np.ravel(np.asarray(given, float)), {}
+        sizes = [int(np.prod(free.shape)) for free in prior.free.values()]
+        if len(row) != sum(sizes):
+            raise ValueError(f"{len(row)} values to start from, for {sum(sizes)} free parameters")
+        for (name, free), part in zip(
+            prior.free.items(), np.split(row, np.cumsum(sizes)[:-1]), strict=True
+        ):
+            given[name] = part.reshape(free.shape)
+    missing = [name for name in prior.free if name not in given]
+    if missing:
+        raise ValueError(f"nothing to start {', '.join(missing)} from")
+    z = np.asarray(prior.to_real(given))
+    if not np.isfinite(z).all():
+        raise ValueError(f"the start {given} is outside the prior, or at its edge")
+    return z
+
+
+def _advance(state: Any, data: Any, problem: Problem, options: Any, target: Any) -> Any:
+    depth = functools.partial(_depth, data=data, problem=problem, target=target)
     search = optax.lbfgs()
 
     def move(z: Any, memory: Any) -> tuple[Any, Any]:
-        value, grad = optax.value_and_grad_from_state(height)(z, state=memory)
-        update, memory = search.update(grad, memory, z, value=value, grad=grad, value_fn=height)
+        value, grad = optax.value_and_grad_from_state(depth)(z, state=memory)
+        update, memory = search.update(grad, memory, z, value=value, grad=grad, value_fn=depth)
         new: Any = optax.apply_updates(z, update)
-        return jnp.where(jnp.isfinite(height(new)), new, z), memory
+        return jnp.where(jnp.isfinite(depth(new)), new, z), memory
 
     def step(_: Any, state: Any) -> Any:
         z, memory, n = state
@@ -63,32 +110,47 @@ def _advance(state: Any, data: Any, problem: Problem, options: Options) -> Any:
     return jax.lax.fori_loop(0, options.chunk, step, state)
 
 
-def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
-    init = jax.jit(functools.partial(_init, problem=problem, options=options))
-    advance = jax.jit(functools.partial(_advance, problem=problem, options=options))
+def search(
+    problem: Problem, key: Any, session: Session, options: Any, target: Any
+) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
+    """The flat vector of the highest `target` that any start found, numbers and warnings."""
+    first = first_start(problem, options.start)
+    init = jax.jit(functools.partial(_init, problem=problem, options=options, first=first))
+    advance = jax.jit(functools.partial(_advance, problem=problem, options=options, target=target))
     saved = session.load()
     if saved is None:
         state = init(key, problem.data)
     else:
         state, _ = unpack(saved, jax.eval_shape(init, key, problem.data))
-    while int(state[2]) < options.num_steps:
+    depth = functools.partial(_depth, data=problem.data, problem=problem, target=target)
+    depths = jax.jit(jax.vmap(jax.value_and_grad(depth)))
+    done = int(state[2])
+    while done < options.num_steps:
         state = advance(state, problem.data)
-        session.tick(state, {}, done=int(state[2]) >= options.num_steps)
-    return _posterior(problem, state[0], options)
+        done = min(int(state[2]), options.num_steps)
+        session.report(
+            done,
+            options.num_steps,
+            lambda z=state[0], n=done: {
+                "evaluations": n * options.num_starts,
+                "height": -float(np.nanmin(np.asarray(depths(z)[0]))),
+            },
+        )
+        session.tick(state, {}, done=done >= options.num_steps)
+    return best_start(state[0], depths, options)
 
 
-def _posterior(problem: Problem, z: Any, options: Options) -> Posterior:
-    height = functools.partial(_height, data=problem.data, problem=problem)
-    value, grad = jax.jit(jax.vmap(jax.value_and_grad(height)))(z)
+def best_start(z: Any, depths: Any, options: Any) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
+    value, grad = depths(z)
     value = np.nan_to_num(-np.asarray(value, np.float64), nan=-np.inf)
     at = int(np.argmax(value))
-    found = jax.jit(problem.density)(z[at], problem.data)
     agree = int(np.sum(value > value[at] - SAME))
     stats: dict[str, Any] = {
         "starts": options.num_starts,
         "starts_agree": agree,
         "gradient": float(np.linalg.norm(np.asarray(grad)[at])),
         "heights": value,
+        "evaluations": options.num_starts * options.num_steps,
     }
     warnings = ()
     if agree < max(AGREE * options.num_starts, 2):
@@ -96,12 +158,85 @@ def _posterior(problem: Problem, z: Any, options: Options) -> Posterior:
             f"{agree} of {options.num_starts} starts found the highest maximum; "
             "there may be others",
         )
+    return z[at], stats, warnings
+
+
+def point(method: str, problem: Problem, z: Any, stats: Any, warnings: Any) -> Posterior:
+    """A posterior of one draw."""
+    table = problem.evaluate(z[None])
+    return Posterior(
+        method,
+        table.params,
+        np.ones(1),
+        table.log_likelihood,
+        table.log_prior,
+        stats=stats,
+        warnings=tuple(warnings),
+    )
+
+
+def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
+    z, stats, warnings = search(problem, key, session, options, height)
+    if not options.num_draws:
+        return point("map", problem, z, stats, warnings)
+    return _laplace(problem, jax.random.fold_in(key, 1), z, options, stats, warnings)
+
+
+def _laplace(
+    problem: Problem, key: Any, z: Any, options: Options, stats: dict[str, Any], warnings: Any
+) -> Posterior:
+    """Weighted draws from the normal distribution at the maximum of the density in z."""
+    mode = z
+
+    def depth(z: Any) -> Any:
+        return -problem.density(z, problem.data).log_target
+
+    def newton(_: Any, z: Any) -> Any:
+        step = jnp.linalg.solve(jax.hessian(depth)(z), jax.grad(depth)(z))
+        for shrink in (1.0, 0.3, 0.1):
+            new = z - shrink * step
+            z = jnp.where(depth(new) < depth(z), new, z)
+        return z
+
+    # from the maximum in the parameters to that in z, which is near
+    centre = jax.jit(lambda z: jax.lax.fori_loop(0, 20, newton, z))(z)
+    hessian = np.asarray(jax.jit(jax.hessian(depth))(centre), np.float64)
+    try:
+        root = np.linalg.cholesky(np.linalg.inv(hessian))
+    except np.linalg.LinAlgError:
+        raise ValueError(
+            "the density has no normal shape at its maximum (the Hessian is not positive): it is "
+            "flat there, or at a bound; use a sampler"
+        ) from None
+    normal = np.asarray(jax.random.normal(key, (options.num_draws, len(centre))), np.float64)
+    log_normal = -0.5 * np.sum(normal**2 + np.log(2 * np.pi), axis=1)
+    log_normal = log_normal - np.sum(np.log(np.diag(root)))
+    draws = jnp.asarray(np.asarray(centre) + normal @ root.T, centre.dtype)
+    log_target = np.asarray(jax.jit(jax.vmap(lambda z: -depth(z)))(draws), np.float64)
+    log_weight = np.where(np.isfinite(log_target), log_target - log_normal, -np.inf)
+    top = np.max(log_weight)
+    weights = np.exp(log_weight - top)
+    worth = float(np.sum(weights) ** 2 / np.sum(weights**2))
+    mean = np.mean(weights)
+    half_det = np.sum(np.log(np.diag(root)))
+    laplace = -float(depth(centre)) + 0.5 * len(centre) * np.log(2 * np.pi) + half_det
+    stats = stats | {"laplace_logz": float(laplace)}
+    if worth < MIN_WORTH * options.num_draws:
+        warnings = (
+            *warnings,
+            f"{options.num_draws} draws at the maximum are worth {worth:.0f}: the posterior is "
+            "not normal; use a sampler",
+        )
+    # the maximum itself comes first, without weight, so that it is the best draw
+    table = problem.evaluate(jnp.concatenate([mode[None], draws]))
     return Posterior(
         "map",
-        {name: np.asarray(x)[None] for name, x in found.params.items()},
-        np.ones(1),
-        np.asarray(found.log_likelihood)[None],
-        np.asarray(found.log_prior)[None],
+        table.params,
+        np.concatenate([[0.0], weights / weights.sum()]),
+        table.log_likelihood,
+        table.log_prior,
+        logz=float(top + np.log(mean)),
+        logz_err=float(np.std(weights) / mean / np.sqrt(options.num_draws)),
         stats=stats,
-        warnings=warnings,
+        warnings=tuple(warnings),
     )

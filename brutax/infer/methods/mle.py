@@ -1,0 +1,31 @@
+"""The maximum of the likelihood within the support of the prior, searched for as in `map`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from brutax.infer.checkpoint import Session
+from brutax.infer.methods.map import point, search
+from brutax.infer.posterior import Posterior
+from brutax.infer.problem import Density, Problem
+
+NEEDS_GRADIENT = True
+
+
+@dataclass(frozen=True)
+class Options:
+    """Starts, iterations of each, and the first start, as in `map`."""
+
+    num_starts: int = 16
+    num_steps: int = 200
+    start: Any = "prior"
+    chunk: int = 50
+
+    free = ("chunk",)
+
+
+def _likelihood(out: Density) -> Any:
+    return out.log_likelihood
+
+
+def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
+    return point("mle", problem, *search(problem, key, session, options, _likelihood))
