@@ -207,7 +207,7 @@ def nuts(case: dict[str, Any]) -> dict[str, Any]:
         "seconds": seconds,
         "rhat": rhat,
         "ess": post.ess,
-        "gradients": post.stats["gradients"],
+        "gradients": post.stats["evaluations"],
         "divergences": post.stats["divergences"],
         "posterior": rows,
         "warnings": list(post.warnings),

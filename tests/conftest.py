@@ -1,6 +1,7 @@
 """Shared settings and data of the tests."""
 
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
+sys.path.insert(0, str(Path(__file__).parent))  # modules that tests share
 os.environ.setdefault("MPLBACKEND", "Agg")
 # programs of tests run once or twice: most of their time is that of the compiler
 os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")

@@ -15,37 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from _posteriors import DATA, exact, gaussian, gaussian_problem, same
 
 from brutax import infer
 from brutax.priors import TruncatedNormalRv, UniformAv
 
-DATA = np.array([0.3, 1.1, 0.4, 0.9, 0.6], np.float32)
 SHORT = dict(num_warmup=300, num_samples=1000, num_chains=4)
 SMALL = dict(num_live=200)
-
-
-def gaussian(params, data):
-    """Five measurements of a + b, of deviation 0.5."""
-    model = params["a"] + params["b"]
-    return jnp.sum(-0.5 * ((data - model) / 0.5) ** 2 - jnp.log(0.5 * jnp.sqrt(2 * jnp.pi)))
-
-
-def gaussian_problem(scale=1.0):
-    prior = {"a": dist.Normal(0.0, 1.0), "b": dist.Normal(0.5, 2.0), "c": lambda p: 2.0 * p["a"]}
-    return infer.Problem(prior, gaussian, scale * DATA)
-
-
-def exact():
-    """ln Z, and mean and deviation of a: x = A (a, b) + noise is linear and Gaussian."""
-    design = np.ones((5, 2))
-    prior_cov, prior_mean = np.diag([1.0, 4.0]), np.array([0.0, 0.5])
-    cov = design @ prior_cov @ design.T + 0.25 * np.eye(5)
-    resid = DATA - design @ prior_mean
-    logz = -0.5 * (resid @ np.linalg.solve(cov, resid) + np.linalg.slogdet(2 * np.pi * cov)[1])
-    gain = prior_cov @ design.T @ np.linalg.inv(cov)
-    mean = prior_mean + gain @ resid
-    post = prior_cov - gain @ design @ prior_cov
-    return logz, mean[0], np.sqrt(post[0, 0])
 
 
 @pytest.fixture(autouse=True)
@@ -165,13 +141,6 @@ def test_unknown_names_say_the_nearest():
         infer.fit(gaussian_problem(), "nestd")
 
 
-def same(a, b):
-    assert a.logz == b.logz or np.isnan(a.logz)
-    for name in a.samples:
-        np.testing.assert_array_equal(a.samples[name], b.samples[name])
-    np.testing.assert_array_equal(a.weights, b.weights)
-
-
 @pytest.mark.parametrize(
     ("method", "options", "which", "chunk"),
     [("nuts", SHORT, "by_nuts", 100), ("nested", SMALL, "by_nested", 4)],
@@ -223,7 +192,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 KILLED = """
 import sys
 sys.path.insert(0, {tests!r})
-from test_infer import *
+from test_infer import SHORT, SMALL, gaussian_problem, infer
 post = infer.fit(gaussian_problem(), {method!r}, key=1, checkpoint={path!r}, save_every=0.0,
                  chunk=1, **{options!r})
 post.save({out!r})
@@ -363,78 +332,6 @@ def wide_problem(width):
     return infer.Problem(prior, gaussian, DATA)
 
 
-def test_draws_about_the_maximum_have_exact_weights():
-    logz, mean, std = exact()
-    post = infer.fit(gaussian_problem(), "map", key=1, num_starts=4, num_draws=2000)
-    assert post.ok and post.ess > 1500  # the posterior is normal
-    row = post.summary()["a"]
-    assert abs(row.mean - mean) < 4 * std / np.sqrt(post.ess)
-    assert abs(row.std / std - 1) < 4 / np.sqrt(2 * post.ess)
-    assert abs(post.logz - logz) < 4 * post.logz_err + 1e-3
-    alone = infer.fit(gaussian_problem(), "map", key=1, num_starts=4)
-    assert np.array_equal(post.best["a"], alone.samples["a"][0])
-
-    def ring(params, data):  # nothing like a Gaussian
-        return -0.5 * ((jnp.hypot(params["x"], params["y"]) - 1.0) / data) ** 2
-
-    prior = {"x": dist.Uniform(-2.0, 2.0), "y": dist.Uniform(-2.0, 2.0)}
-    far = infer.fit(infer.Problem(prior, ring, 0.01), "map", key=1, num_draws=500)
-    assert any("not close to normal" in text for text in far.warnings)
-
-
-def test_the_maximum_of_the_likelihood_alone():
-    """That of a + b is the mean of the data, whatever the prior; the posterior's is elsewhere."""
-    post = infer.fit(gaussian_problem(), "mle", key=1, num_starts=4)
-    best = post.best["a"] + post.best["b"]
-    assert post.method == "mle" and abs(best - DATA.mean()) < 1e-3
-    other = infer.fit(gaussian_problem(), "map", key=1, num_starts=4).best
-    assert abs(other["a"] + other["b"] - DATA.mean()) > 1e-3
-    with pytest.raises(ValueError, match="has no draws"):
-        infer.fit(gaussian_problem(), "mle", num_draws=10)
-
-
-def test_chains_go_on_until_they_agree(tmp_path):
-    """As many draws as it takes, told on the way; the same chain as one of that length."""
-    told = []
-
-    def hear(done, total, **numbers):
-        told.append((done, total, numbers))
-
-    how = dict(num_warmup=200, num_samples=50, chunk=50)
-    wish = dict(rhat=1.01, ess=500)
-    post = infer.fit(gaussian_problem(), "nuts", key=1, until=wish, progress=hear, **how)
-    assert post.ess >= 400 and len(post.weights) > 4 * 50
-    assert told[-1][0] == told[-1][1] and told[-1][2]["ess"] >= 500
-    assert told[-2][2]["ess"] < 500  # not more than needed
-    count = len(post.weights) // 4
-    plain = infer.fit(gaussian_problem(), "nuts", key=1, **how | {"num_samples": count})
-    np.testing.assert_array_equal(plain.samples["a"], post.samples["a"])
-    short = infer.fit(
-        gaussian_problem(), "nuts", key=1, until=dict(ess=10**6), max_samples=100, **how
-    )
-    assert len(short.weights) == 400 and not short.ok
-    with pytest.raises(ValueError, match="until knows"):
-        infer.fit(gaussian_problem(), "nuts", until=dict(r_hat=1.0))
-    with pytest.raises(TypeError, match="progress is"):
-        infer.fit(gaussian_problem(), "nuts", progress="yes")
-
-
-def test_every_method_says_how_far_it_is(capsys):
-    for method, options in (("nested", SMALL), ("map", dict(num_starts=4, num_steps=60))):
-        told = []
-        infer.fit(
-            gaussian_problem(),
-            method,
-            progress=lambda *a, told=told, **k: told.append((a, k)),
-            **options,
-        )
-        (done, total), numbers = told[-1]
-        assert done == total > 0 and told[0][0][0] <= done
-        assert method == "map" or {"ln Z", "still to add"} == numbers.keys()
-    infer.fit(gaussian_problem(), "map", progress=True, num_starts=4)
-    assert "map" in capsys.readouterr().err
-
-
 def test_chains_that_start_about_the_maximum(tmp_path, monkeypatch):
     """They have the same posterior, of a problem whose scales would cost a long warm-up."""
 
@@ -452,7 +349,7 @@ def test_chains_that_start_about_the_maximum(tmp_path, monkeypatch):
     assert abs(row["a"].std / 1e-3 - 1) < 4 / np.sqrt(2 * post.ess)
     gap = post.samples["b"] - post.samples["a"]
     assert abs(gap.std() / 1e-4 - 1) < 0.15  # of numbers of order 3, in single precision
-    assert post.stats["gradients"] / len(post.weights) < 10
+    assert post.stats["evaluations"] / len(post.weights) < 10
     with pytest.raises(ValueError, match="start is"):
         infer.fit(problem, "nuts", start="middle")
 

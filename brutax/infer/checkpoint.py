@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +18,7 @@ import h5py
 import jax
 import numpy as np
 
+from brutax.infer.progress import Progress
 from brutax.utils.durable import differences, digest, read_datasets, replace
 
 MAGIC = "brutax.infer checkpoint"
@@ -46,14 +48,14 @@ class Session:
         *,
         resume: Any = "auto",
         save_every: float = 60.0,
-        show: Any = None,
+        progress: Progress | None = None,
     ) -> None:
         if resume not in ("auto", "require", False):
             raise ValueError(f"resume is 'auto', 'require' or False, found {resume!r}")
         self.path = None if path is None else Path(path)
         self.identity = json.loads(json.dumps(identity))
         self.resume, self.save_every = resume, save_every
-        self.show = show or (lambda *_, **__: None)  # (done, total, **numbers): tells who waits
+        self.progress = Progress(False, "") if progress is None else progress
         self._last, self._signal, self._old = time.monotonic(), 0, {}
 
     def __enter__(self) -> "Session":
@@ -66,6 +68,7 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
+        self.progress.close()
         if self._signal and kind is None:  # it came after the last save: nobody has heard it yet
             signal.raise_signal(self._signal)
 
@@ -110,12 +113,22 @@ class Session:
         assert self.path is not None
         return self.path.with_name(self.path.name + ".prev")
 
-    def tick(self, state: Any, draws: dict[str, list[np.ndarray]], done: bool = False) -> None:
-        """To be called between chunks: saves when it is time, and stops when asked to."""
+    def report(self, done: float, total: float, numbers: Callable[[], Mapping[str, Any]]) -> None:
+        """How far the run is; `numbers` are only asked for where somebody looks."""
+        if self.progress.wanted:
+            self.progress(done, total, numbers())
+
+    def tick(self, state: Any, draws: Any, done: bool = False) -> None:
+        """To be called between chunks: saves when it is time, and stops when asked to.
+
+        `draws` are arrays in pieces by name; they or `state` may be functions that gather them.
+        """
         if self.path is None:
             return
         due = time.monotonic() - self._last >= self.save_every
         if due or done or self._signal:
+            state = state() if callable(state) else state
+            draws = draws() if callable(draws) else draws
             _write(self.path, self.previous, pack(state, draws), self.identity)
             self._last = time.monotonic()
         if self._signal:

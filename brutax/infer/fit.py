@@ -1,7 +1,6 @@
 """The door: one call for every method."""
 
 import dataclasses
-import difflib
 import importlib
 from typing import Any
 
@@ -9,11 +8,18 @@ import jax
 import numpy as np
 
 from brutax.infer.checkpoint import Session
+from brutax.infer.names import nearest, refuse_unknown
 from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Problem
-from brutax.infer.progress import reporter
+from brutax.infer.progress import Progress
 
-METHODS = {name: f"brutax.infer.methods.{name}" for name in ("nuts", "nested", "map", "mle")}
+METHODS = {
+    name: f"brutax.infer.methods.{name}"
+    for name in (
+        "nuts", "ensemble", "nested", "map", "mle", "dynesty", "nautilus", "emcee", "pocomc",
+    )
+}  # fmt: skip
+LARGE = 1e5  # ln L of which float32 keeps no more than hundredths
 PROBE_TOLERANCE = 1e-6  # relative, of the densities by which a problem is recognised
 
 
@@ -25,7 +31,7 @@ def fit(
     checkpoint: Any = None,
     resume: Any = "auto",
     save_every: float = 60.0,
-    progress: Any = False,
+    progress: Any = None,
     **options: Any,
 ) -> Posterior:
     """Draws from the posterior of a problem.
@@ -33,62 +39,74 @@ def fit(
     `key` is a typed JAX key or a seed. With `checkpoint`, a file, the run can be interrupted at
     any moment and continued by the same call, with the same result bit for bit (on the same
     device and versions); `resume` is "auto", "require" (raises without a file) or False (starts
-    anew). `progress` is True for a bar (tqdm), or a function (done, total, **numbers) that is
-    called now and then; total is None where it is not known. Options are the fields of `Options`
-    in the method's module; unknown ones raise TypeError. Raises ValueError where
-    `problem.check()` does, `CheckpointError` for a file of another run, and `Interrupted` after
-    a signal.
+    anew). `progress` is True, False, None (a bar where standard error is a terminal) or a
+    function (see `brutax.infer.progress`). Options are the fields of `Options` in the method's
+    module; unknown ones raise TypeError. Raises ValueError where `problem.check()` does,
+    `CheckpointError` for a file of another run, and `Interrupted` after a signal.
     """
-    if method not in METHODS:
-        raise ValueError(f"no method '{method}'{_nearest(method, list(METHODS))}")
-    module = importlib.import_module(METHODS[method])
-    known = [field.name for field in dataclasses.fields(module.Options)]
-    for name in options:
-        if name not in known:
-            raise TypeError(f"'{method}' has no option '{name}'{_nearest(name, known)}")
-    chosen = module.Options(**options)
-    key = jax.random.key(key) if isinstance(key, int) else key
+    module, chosen = _choose(method, options)
     # numpyro and blackjax mix types and ranks, which a user may have forbidden for own code
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        show = reporter(progress, method)
-        return _fit(problem, method, module, key, chosen, checkpoint, resume, save_every, show)
+        key, identity = _identify(problem, method, module, chosen, key)
+        bar = Progress(progress, method)
+        with Session(
+            checkpoint, identity, resume=resume, save_every=save_every, progress=bar
+        ) as session:
+            posterior = module.run(problem, key, session, chosen)
+    return _finished(posterior, identity)
 
 
-def _fit(
-    problem: Problem,
-    method: str,
-    module: Any,
-    key: Any,
-    chosen: Any,
-    checkpoint: Any,
-    resume: Any,
-    save_every: float,
-    show: Any,
-) -> Posterior:
+def _finished(posterior: Posterior, identity: dict[str, Any]) -> Posterior:
+    """With what it was made of, and a warning where its numbers were too large for float32."""
+    warnings = posterior.warnings
+    if identity["precision"] == "float32" and abs(np.max(posterior.log_likelihood)) > LARGE:
+        warnings = (
+            *warnings,
+            f"log-likelihoods of {np.max(posterior.log_likelihood):.2g} have errors of 0.01 and "
+            "more in float32: subtract a constant, or set JAX_ENABLE_X64=1",
+        )
+    meta = identity | {"jax": jax.__version__, "backend": jax.default_backend()}
+    return dataclasses.replace(posterior, warnings=warnings, meta=meta)
+
+
+def _choose(method: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    """The module of a method and its options, or an error with the nearest names."""
+    if method not in METHODS:
+        raise ValueError(f"no method '{method}'{nearest(method, METHODS)}")
+    module = importlib.import_module(METHODS[method])
+    for name in options:
+        refuse_unknown(method, name, [field.name for field in dataclasses.fields(module.Options)])
+    return module, module.Options(**options)
+
+
+def _identify(
+    problem: Problem, method: str, module: Any, chosen: Any, key: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The key, and everything that the numbers of a run depend on, after a look at the problem."""
+    key = jax.random.key(key) if isinstance(key, int) else key
     check = problem.check(gradient=module.NEEDS_GRADIENT)
+    if getattr(module, "NEEDS_ICDF", False) and check.without_icdf:
+        raise ValueError(
+            f"'{method}' works on the unit cube, and the prior of {', '.join(check.without_icdf)} "
+            "has no inverse CDF: use 'nested', 'nuts', 'ensemble' or 'emcee'"
+        )
     held = {k: v for k, v in dataclasses.asdict(chosen).items() if k not in module.Options.free}
-    identity = {
+    return key, {
         "method": method,
-        "options": held,
+        "options": jax.tree.map(_as_json, held),
         "parameters": {name: list(free.shape) for name, free in problem.prior.free.items()},
         "data": problem.data_digest(),
         "probe": [_rounded(check.log_likelihood), _rounded(check.log_prior)],
         "precision": check.dtype,
         "key": np.asarray(jax.random.key_data(key)).tolist(),
     }
-    how = {"resume": resume, "save_every": save_every, "show": show}
-    with Session(checkpoint, identity, **how) as session:
-        posterior = module.run(problem, key, session, chosen)
-    meta = identity | {"jax": jax.__version__, "backend": jax.default_backend()}
-    return dataclasses.replace(posterior, meta=meta)
+
+
+def _as_json(value: Any) -> Any:
+    return np.asarray(value).tolist() if hasattr(value, "dtype") else value
 
 
 def _rounded(values: np.ndarray) -> list[str]:
     """Densities to the digits in which they must agree."""
     digits = int(-np.log10(PROBE_TOLERANCE))
     return [f"{value:.{digits}g}" for value in values.astype(float)]
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; do you mean '{close[0]}'?" if close else f": there are {', '.join(known)}"

@@ -30,7 +30,8 @@ class Posterior:
 
     `weights` sum to one. `logz` is the natural log of the evidence, NaN where the method has none.
     `stats` holds numbers by name (`rhat/a`, `ess/a` for a parameter a). `warnings` says what is
-    wrong; `ok` is that nothing is.
+    wrong; `ok` is that nothing is. `sampler` is the object of dynesty, nautilus, emcee or pocoMC
+    right after a fit, and is not saved.
     """
 
     method: str
@@ -44,6 +45,7 @@ class Posterior:
     stats: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
+    sampler: Any = field(default=None, repr=False, compare=False)
 
     @property
     def ok(self) -> bool:

@@ -1,5 +1,7 @@
 """A posterior to explore: prior, likelihood and data."""
 
+import copy
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ from brutax.infer.prior import Prior
 from brutax.utils.durable import digest
 
 N_PROBES = 8  # prior draws at which a problem is checked and recognised
+BATCH = 1024  # points side by side where there are many
 
 
 class Density(NamedTuple):
@@ -29,13 +32,24 @@ class Check(NamedTuple):
     log_prior: np.ndarray
     without_icdf: tuple[str, ...]  # parameters that methods on the unit cube cannot take
     dtype: str
+    seconds: tuple[float, float]  # per call, one by one and side by side; NaN if not timed
+
+
+class Table(NamedTuple):
+    """Many points: all parameters (point, *shape), log-likelihood and log-prior (point,)."""
+
+    params: dict[str, np.ndarray]
+    log_likelihood: np.ndarray
+    log_prior: np.ndarray
 
 
 class Problem:
     """A prior (see `brutax.infer.prior`), `log_likelihood(params, data)` in pure JAX, and data.
 
     `params` is a dictionary of all parameters, free, tied and constant; `data` any pytree of
-    arrays, given to compiled programs as an argument.
+    arrays, given to compiled programs as an argument. `predict(params, data)` returns what a
+    model looks like, an array or a dictionary of arrays; where `components` are named it takes
+    `component=`, a tuple of names. `null(data)` is the log-likelihood without any model.
     """
 
     def __init__(
@@ -43,12 +57,40 @@ class Problem:
         prior: Any,
         log_likelihood: Callable[[dict[str, Any], Any], Any],
         data: Any = None,
+        predict: Callable[..., Any] | None = None,
         *,
         bounds: Mapping[str, tuple[float, float]] | None = None,
+        components: tuple[str, ...] = (),
+        null: Callable[[Any], Any] | None = None,
     ) -> None:
         self.prior = Prior(prior, bounds)
         self.log_likelihood = log_likelihood
         self.data = jax.tree.map(jnp.asarray, data)
+        self.predict, self.components, self.null = predict, tuple(components), null
+        self._free = jax.jit(
+            jax.vmap(lambda z: {k: self.prior.from_real(z)[0][k] for k in self.prior.free})
+        )
+        self._table = jax.jit(
+            lambda z, data: jax.lax.map(
+                lambda z: self.density(z, data), z, batch_size=min(BATCH, len(z))
+            )
+        )
+
+    def with_data(self, data: Any) -> "Problem":
+        """The same problem with other data, which shares its compiled programs."""
+        other = copy.copy(self)
+        other.data = jax.tree.map(jnp.asarray, data)
+        return other
+
+    def free_params(self, z: Any) -> dict[str, Any]:
+        """Free parameters at flat vectors (point, size), each (point, *shape)."""
+        return self._free(z)
+
+    def evaluate(self, z: Any) -> Table:
+        """Parameters and densities at flat vectors (point, size)."""
+        out = self._table(z, self.data)
+        params = {name: np.asarray(value) for name, value in out.params.items()}
+        return Table(params, np.asarray(out.log_likelihood), np.asarray(out.log_prior))
 
     def density(self, z: Any, data: Any) -> Density:
         """The posterior density at a flat vector z."""
@@ -66,7 +108,7 @@ class Problem:
         leaves, structure = jax.tree.flatten(self.data)
         return digest(str(structure), *(np.asarray(leaf) for leaf in leaves))
 
-    def check(self, *, gradient: bool = True) -> Check:
+    def check(self, *, gradient: bool = True, timed: bool = False) -> Check:
         """Looks at likelihood and `gradient` at prior draws; raises ValueError where they fail."""
         keys = jax.random.split(jax.random.key(0), N_PROBES)
         z = jax.vmap(self.sample_real)(keys)
@@ -78,6 +120,8 @@ class Problem:
             )
         if np.any(np.isnan(log_like)) or np.any(log_like == np.inf):
             raise ValueError(f"log_likelihood at prior draws is NaN or +inf: {log_like}")
+        if not np.any(np.isfinite(log_like)):
+            raise ValueError(f"log_likelihood is -inf at all of {N_PROBES} prior draws")
         seen = np.isfinite(log_like) & np.isfinite(np.asarray(out.log_prior))
         bad = [
             name
@@ -89,7 +133,24 @@ class Problem:
                 f"the gradient with respect to {', '.join(bad)} is not finite where the "
                 "log-likelihood is (make the input safe before jnp.where, not the output)"
             )
-        return Check(log_like, np.asarray(out.log_prior), self.prior.without_icdf, str(z.dtype))
+        return Check(
+            log_like,
+            np.asarray(out.log_prior),
+            self.prior.without_icdf,
+            str(z.dtype),
+            self._seconds(z) if timed else (np.nan, np.nan),
+        )
+
+    def _seconds(self, z: Any) -> tuple[float, float]:
+        """Time per call of the density, alone and `N_PROBES` side by side."""
+        found = []
+        for points in (z[:1], z):
+            jax.block_until_ready(self._table(points, self.data))
+            begin = time.perf_counter()
+            for _ in range(3):
+                jax.block_until_ready(self._table(points, self.data))
+            found.append((time.perf_counter() - begin) / 3 / len(points))
+        return found[0], found[1]
 
 
 def _probe(z: Any, data: Any, problem: Problem, gradient: bool) -> tuple[Density, Any]:

@@ -1,38 +1,50 @@
-"""How far a run is, for those who wait."""
+"""How far a run is: evaluations, evidence or R-hat so far, time to go."""
 
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
-Report = Callable[..., Any]  # (done, total or None, **numbers)
+EVERY = 1.0  # seconds between looks at a run by a bar
 
 
-def reporter(progress: Any, method: str) -> Report:
-    """What `progress` means: False nothing, True a bar of tqdm, a function itself.
+class Progress:
+    """Tells a person (a bar of tqdm) or a function how far a run is.
 
-    Raises `ImportError` for a bar without tqdm, `TypeError` for anything else.
+    `show` is True, False, None (a bar where standard error is a terminal), or a function of a
+    dictionary: `method`, `done` and `total` steps (`total` may be an estimate that changes), and
+    numbers such as `evaluations`, `logz` and `rhat`.
     """
-    if callable(progress):
-        return progress
-    if progress is False or progress is None:
-        return lambda *_, **__: None
-    if progress is not True:
-        raise TypeError(f"progress is True, False or a function, found {progress!r}")
-    return Bar(method)
 
+    def __init__(self, show: bool | None | Callable[[dict[str, Any]], Any], method: str) -> None:
+        self._call = show if callable(show) else None
+        terminal = hasattr(sys.stderr, "isatty") and sys.stderr.isatty()
+        self._bar_wanted = not callable(show) and (terminal if show is None else bool(show))
+        self._method, self._bar, self._last = method, None, 0.0
 
-class Bar:
-    """A bar with steps, pace, time left, and the numbers that a method has to tell."""
+    @property
+    def wanted(self) -> bool:
+        """Whether now is a time to report."""
+        if self._call is not None:
+            return True
+        return self._bar_wanted and time.monotonic() - self._last >= EVERY
 
-    def __init__(self, method: str) -> None:
-        try:
-            from tqdm.auto import tqdm
-        except ImportError as error:
-            raise ImportError("a progress bar needs tqdm: pip install tqdm") from error
-        self.bar = tqdm(desc=method, unit="step", mininterval=0.5)
+    def __call__(self, done: float, total: float, numbers: Mapping[str, Any]) -> None:
+        self._last = time.monotonic()
+        if self._call is not None:
+            self._call({"method": self._method, "done": done, "total": total, **numbers})
+        if not self._bar_wanted:
+            return
+        if self._bar is None:
+            from tqdm import tqdm
 
-    def __call__(self, done: int, total: int | None, **numbers: float) -> None:
-        self.bar.total = total
-        self.bar.update(done - self.bar.n)
-        self.bar.set_postfix({name: f"{value:.4g}" for name, value in numbers.items()})
-        if total is not None and done >= total:
-            self.bar.close()
+            self._bar = tqdm(
+                desc=self._method, total=total, initial=done, file=sys.stderr, unit="step"
+            )
+        self._bar.total, self._bar.n = total, done
+        text = {k: f"{v:.4g}" if isinstance(v, float) else f"{v}" for k, v in numbers.items()}
+        self._bar.set_postfix(text, refresh=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,12 +1,10 @@
-"""The maximum of the posterior density, by L-BFGS of optax from many prior draws at once.
+"""The maximum of the posterior density, by L-BFGS of optax from many starts at once.
 
 The density is that in the parameters themselves; only the search runs over the flat vector z.
-With `num_draws`, draws from the Gaussian about the maximum follow it (Laplace), with exact
-importance weights and the evidence that they give; the first draw, of weight 0, is the maximum.
 """
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,54 +13,97 @@ import numpy as np
 import optax
 
 from brutax.infer.checkpoint import Session, unpack
-from brutax.infer.gaussian import climb, gaussian_at
 from brutax.infer.posterior import Posterior
-from brutax.infer.problem import Problem
+from brutax.infer.problem import Density, Problem
 
 SAME = 0.01  # ln density within which two starts have found the same height
-LEAST_WORTH = 0.3  # effective draws per draw
 AGREE = 0.25  # share of the starts that must find the highest maximum
+N_MEDIAN = 1001  # prior draws whose median is taken where there is no inverse CDF
+MIN_WORTH = 0.1  # effective draws per draw below which a normal distribution is no likeness
 
 NEEDS_GRADIENT = True
 
 
 @dataclass(frozen=True)
 class Options:
-    """Starts, drawn from the prior, and iterations of each."""
+    """Starts, iterations of each, and draws from the normal distribution at the maximum.
+
+    The first start is `start`: "prior" (a draw, as all others), "median" of the prior, or values
+    of the free parameters, a dictionary or in a row. With `num_draws` the posterior is
+    approximated by a normal distribution in z, at the maximum there, and draws from it are
+    weighted by the exact density: they, and the evidence, are right where the approximation is
+    poor, only less well known.
+    """
 
     num_starts: int = 16
-    num_tries: int = 0  # prior draws of which the starts are the best; 0: as many as starts
     num_steps: int = 200
-    num_draws: int = 0  # of the Gaussian about the maximum; 0: the maximum alone
+    num_tries: int = 0  # prior draws of which the starts are the best; 0: as many as starts
+    start: Any = "prior"
+    num_draws: int = 0
     chunk: int = 50  # iterations between visits of the host; changes no bit
 
     free = ("chunk",)
-    of_prior = True  # of the posterior density; False: of the likelihood alone
 
 
-def _height(z: Any, data: Any, problem: Problem, options: Options) -> Any:
-    out = problem.density(z, data)
-    return -(out.log_likelihood + out.log_prior if options.of_prior else out.log_likelihood)
+def height(out: Density) -> Any:
+    """ln of the posterior density per unit of the parameters."""
+    return out.log_likelihood + out.log_prior
 
 
-def _init(key: Any, data: Any, problem: Problem, options: Options) -> Any:
-    keys = jax.random.split(key, max(options.num_starts, options.num_tries))
-    z = jax.vmap(problem.sample_real)(keys)
-    if options.num_tries > options.num_starts:
-        heights = jax.lax.map(lambda z: -_height(z, data, problem, options), z)
+def _depth(z: Any, data: Any, problem: Problem, target: Any) -> Any:
+    return -target(problem.density(z, data))
+
+
+def _init(key: Any, data: Any, problem: Problem, options: Any, first: Any) -> Any:
+    tries = max(options.num_starts, getattr(options, "num_tries", 0))
+    z = jax.vmap(problem.sample_real)(jax.random.split(key, tries))
+    if tries > options.num_starts:
+        heights = jax.lax.map(lambda z: height(problem.density(z, data)), z)
         z = z[jax.lax.top_k(jnp.nan_to_num(heights, nan=-jnp.inf), options.num_starts)[1]]
+    if first is not None:
+        z = z.at[0].set(first)
     return z, jax.vmap(optax.lbfgs().init)(z), jnp.zeros((), jnp.int32)
 
 
-def _advance(state: Any, data: Any, problem: Problem, options: Options) -> Any:
-    height = functools.partial(_height, data=data, problem=problem, options=options)
+def first_start(problem: Problem, given: Any) -> Any:
+    """The flat vector that a search begins at, None for a draw from the prior."""
+    prior = problem.prior
+    if isinstance(given, str):
+        if given == "prior":
+            return None
+        if given != "median":
+            raise ValueError(f"start is 'prior', 'median' or values, found '{given}'")
+        if not prior.without_icdf:
+            return prior.to_real(prior.from_cube(jnp.full(prior.size, 0.5)))
+        draws = jax.vmap(problem.sample_real)(jax.random.split(jax.random.key(0), N_MEDIAN))
+        return jnp.median(draws, axis=0)
+    if not isinstance(given, dict):
+        row, given = np.ravel(np.asarray(given, float)), {}
+        sizes = [int(np.prod(free.shape)) for free in prior.free.values()]
+        if len(row) != sum(sizes):
+            raise ValueError(f"{len(row)} values to start from, for {sum(sizes)} free parameters")
+        for (name, free), part in zip(
+            prior.free.items(), np.split(row, np.cumsum(sizes)[:-1]), strict=True
+        ):
+            given[name] = part.reshape(free.shape)
+    missing = [name for name in prior.free if name not in given]
+    if missing:
+        raise ValueError(f"nothing to start {', '.join(missing)} from")
+    z = np.asarray(prior.to_real(given))
+    if not np.isfinite(z).all():
+        raise ValueError(f"the start {given} is outside the prior, or at its edge")
+    return z
+
+
+def _advance(state: Any, data: Any, problem: Problem, options: Any, target: Any) -> Any:
+    depth = functools.partial(_depth, data=data, problem=problem, target=target)
     search = optax.lbfgs()
 
     def move(z: Any, memory: Any) -> tuple[Any, Any]:
-        value, grad = optax.value_and_grad_from_state(height)(z, state=memory)
-        update, memory = search.update(grad, memory, z, value=value, grad=grad, value_fn=height)
+        value, grad = optax.value_and_grad_from_state(depth)(z, state=memory)
+        update, memory = search.update(grad, memory, z, value=value, grad=grad, value_fn=depth)
         new: Any = optax.apply_updates(z, update)
-        return jnp.where(jnp.isfinite(height(new)), new, z), memory
+        return jnp.where(jnp.isfinite(depth(new)), new, z), memory
 
     def step(_: Any, state: Any) -> Any:
         z, memory, n = state
@@ -73,34 +114,47 @@ def _advance(state: Any, data: Any, problem: Problem, options: Options) -> Any:
     return jax.lax.fori_loop(0, options.chunk, step, state)
 
 
-def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
-    init = jax.jit(functools.partial(_init, problem=problem, options=options))
-    advance = jax.jit(functools.partial(_advance, problem=problem, options=options))
+def search(
+    problem: Problem, key: Any, session: Session, options: Any, target: Any
+) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
+    """The flat vector of the highest `target` that any start found, numbers and warnings."""
+    first = first_start(problem, options.start)
+    init = jax.jit(functools.partial(_init, problem=problem, options=options, first=first))
+    advance = jax.jit(functools.partial(_advance, problem=problem, options=options, target=target))
     saved = session.load()
     if saved is None:
         state = init(key, problem.data)
     else:
         state, _ = unpack(saved, jax.eval_shape(init, key, problem.data))
-    while int(state[2]) < options.num_steps:
+    depth = functools.partial(_depth, data=problem.data, problem=problem, target=target)
+    depths = jax.jit(jax.vmap(jax.value_and_grad(depth)))
+    done = int(state[2])
+    while done < options.num_steps:
         state = advance(state, problem.data)
-        session.show(min(int(state[2]), options.num_steps), options.num_steps)
-        session.tick(state, {}, done=int(state[2]) >= options.num_steps)
-    found = _posterior(problem, state[0], options)
-    return _with_draws(problem, found, key, options) if options.num_draws else found
+        done = min(int(state[2]), options.num_steps)
+        session.report(
+            done,
+            options.num_steps,
+            lambda z=state[0], n=done: {
+                "evaluations": n * options.num_starts,
+                "height": -float(np.nanmin(np.asarray(depths(z)[0]))),
+            },
+        )
+        session.tick(state, {}, done=done >= options.num_steps)
+    return best_start(state[0], depths, options)
 
 
-def _posterior(problem: Problem, z: Any, options: Options) -> Posterior:
-    height = functools.partial(_height, data=problem.data, problem=problem, options=options)
-    value, grad = jax.jit(jax.vmap(jax.value_and_grad(height)))(z)
+def best_start(z: Any, depths: Any, options: Any) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
+    value, grad = depths(z)
     value = np.nan_to_num(-np.asarray(value, np.float64), nan=-np.inf)
     at = int(np.argmax(value))
-    found = jax.jit(problem.density)(z[at], problem.data)
     agree = int(np.sum(value > value[at] - SAME))
     stats: dict[str, Any] = {
         "starts": options.num_starts,
         "starts_agree": agree,
         "gradient": float(np.linalg.norm(np.asarray(grad)[at])),
         "heights": value,
+        "evaluations": options.num_starts * options.num_steps,
     }
     warnings = ()
     if agree < max(AGREE * options.num_starts, 2):
@@ -108,58 +162,85 @@ def _posterior(problem: Problem, z: Any, options: Options) -> Posterior:
             f"{agree} of {options.num_starts} starts found the highest maximum; "
             "there may be others",
         )
+    return z[at], stats, warnings
+
+
+def point(method: str, problem: Problem, z: Any, stats: Any, warnings: Any) -> Posterior:
+    """A posterior of one draw."""
+    table = problem.evaluate(z[None])
     return Posterior(
-        "map",
-        {name: np.asarray(x)[None] for name, x in found.params.items()},
+        method,
+        table.params,
         np.ones(1),
-        np.asarray(found.log_likelihood)[None],
-        np.asarray(found.log_prior)[None],
+        table.log_likelihood,
+        table.log_prior,
         stats=stats,
-        warnings=warnings,
+        warnings=tuple(warnings),
     )
 
 
-def _with_draws(problem: Problem, best: Posterior, key: Any, options: Options) -> Posterior:
-    """Weighted draws of the Gaussian about the maximum of the density in z, after the maximum."""
-    size, count = problem.prior.size, options.num_draws
-    u = jax.random.normal(jax.random.fold_in(key, 1), (count, size))
+def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
+    z, stats, warnings = search(problem, key, session, options, height)
+    if not options.num_draws:
+        return point("map", problem, z, stats, warnings)
+    return _laplace(problem, jax.random.fold_in(key, 1), z, options, stats, warnings)
 
-    @jax.jit
-    def draw(z: Any, u: Any, data: Any) -> Any:
-        def target(z: Any) -> Any:
-            return problem.density(z, data).log_target
 
-        top, _ = climb(target, z, options.num_steps)
-        gauss = gaussian_at(target, top)
-        _, log_det = jnp.linalg.slogdet(gauss.scale)
-        log_q = -0.5 * jnp.sum(u**2, axis=1) - 0.5 * size * jnp.log(2.0 * jnp.pi) - log_det
-        return jax.vmap(lambda u: problem.density(gauss.place(u), data))(u), log_q
+def _laplace(
+    problem: Problem, key: Any, z: Any, options: Options, stats: dict[str, Any], warnings: Any
+) -> Posterior:
+    """Weighted draws from the normal distribution at the maximum of the density in z."""
+    mode = z
 
-    z = problem.prior.to_real({name: jnp.asarray(x[0]) for name, x in best.samples.items()})
-    found, log_q = draw(z, u, problem.data)
-    log_weight = np.asarray(found.log_target - log_q, np.float64)
-    log_weight = np.where(np.isfinite(log_weight), log_weight, -np.inf)
+    def depth(z: Any) -> Any:
+        return -problem.density(z, problem.data).log_target
+
+    def newton(_: Any, z: Any) -> Any:
+        step = jnp.linalg.solve(jax.hessian(depth)(z), jax.grad(depth)(z))
+        for shrink in (1.0, 0.3, 0.1):
+            new = z - shrink * step
+            z = jnp.where(depth(new) < depth(z), new, z)
+        return z
+
+    # from the maximum in the parameters to that in z, which is near
+    centre = jax.jit(lambda z: jax.lax.fori_loop(0, 20, newton, z))(z)
+    hessian = np.asarray(jax.jit(jax.hessian(depth))(centre), np.float64)
+    try:
+        root = np.linalg.cholesky(np.linalg.inv(hessian))
+    except np.linalg.LinAlgError:
+        raise ValueError(
+            "the density has no normal shape at its maximum (the Hessian is not positive): it is "
+            "flat there, or at a bound; use a sampler"
+        ) from None
+    normal = np.asarray(jax.random.normal(key, (options.num_draws, len(centre))), np.float64)
+    log_normal = -0.5 * np.sum(normal**2 + np.log(2 * np.pi), axis=1)
+    log_normal = log_normal - np.sum(np.log(np.diag(root)))
+    draws = jnp.asarray(np.asarray(centre) + normal @ root.T, centre.dtype)
+    log_target = np.asarray(jax.jit(jax.vmap(lambda z: -depth(z)))(draws), np.float64)
+    log_weight = np.where(np.isfinite(log_target), log_target - log_normal, -np.inf)
     top = np.max(log_weight)
-    weight = np.exp(log_weight - top) if np.isfinite(top) else np.ones(count)
-    mean = weight.mean()
-    ess = weight.sum() ** 2 / np.sum(weight**2)
-    warnings = best.warnings
-    if ess < LEAST_WORTH * count:
-        warnings += (
-            f"{count} draws of the Gaussian about the maximum are worth {ess:.0f}: "
-            "the posterior is not close to normal",
+    weights = np.exp(log_weight - top)
+    worth = float(np.sum(weights) ** 2 / np.sum(weights**2))
+    mean = np.mean(weights)
+    half_det = np.sum(np.log(np.diag(root)))
+    laplace = -float(depth(centre)) + 0.5 * len(centre) * np.log(2 * np.pi) + half_det
+    stats = stats | {"laplace_logz": float(laplace)}
+    if worth < MIN_WORTH * options.num_draws:
+        warnings = (
+            *warnings,
+            f"{options.num_draws} draws at the maximum are worth {worth:.0f}: the posterior is "
+            "not normal; use a sampler",
         )
-
-    def after(first: Any, rest: Any) -> np.ndarray:
-        return np.concatenate([np.asarray(first), np.asarray(rest)])
-
-    return replace(
-        best,
-        samples={k: after(v, found.params[k]) for k, v in best.samples.items()},
-        weights=np.concatenate([[0.0], weight / weight.sum()]),
-        log_likelihood=after(best.log_likelihood, found.log_likelihood),
-        log_prior=after(best.log_prior, found.log_prior),
+    # the maximum itself comes first, without weight, so that it is the best draw
+    table = problem.evaluate(jnp.concatenate([mode[None], draws]))
+    return Posterior(
+        "map",
+        table.params,
+        np.concatenate([[0.0], weights / weights.sum()]),
+        table.log_likelihood,
+        table.log_prior,
         logz=float(top + np.log(mean)),
-        logz_err=float(np.sqrt(max(1.0 / ess - 1.0 / count, 0.0))),
-        warnings=warnings,
+        logz_err=float(np.std(weights) / mean / np.sqrt(options.num_draws)),
+        stats=stats,
+        warnings=tuple(warnings),
     )

@@ -1,26 +1,31 @@
 """The maximum of the likelihood within the support of the prior, searched for as in `map`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from brutax.infer.checkpoint import Session
-from brutax.infer.methods import map as by_map
+from brutax.infer.methods.map import point, search
 from brutax.infer.posterior import Posterior
-from brutax.infer.problem import Problem
+from brutax.infer.problem import Density, Problem
 
 NEEDS_GRADIENT = True
 
 
 @dataclass(frozen=True)
-class Options(by_map.Options):
-    """Those of `map`; there is no Gaussian to draw from."""
+class Options:
+    """Starts, iterations of each, and the first start, as in `map`."""
 
-    of_prior = False
+    num_starts: int = 16
+    num_steps: int = 200
+    start: Any = "prior"
+    chunk: int = 50
 
-    def __post_init__(self) -> None:
-        if self.num_draws:
-            raise ValueError("'mle' has no draws: use 'map' with num_draws")
+    free = ("chunk",)
+
+
+def _likelihood(out: Density) -> Any:
+    return out.log_likelihood
 
 
 def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
-    return replace(by_map.run(problem, key, session, options), method="mle")
+    return point("mle", problem, *search(problem, key, session, options, _likelihood))

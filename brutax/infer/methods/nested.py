@@ -72,21 +72,25 @@ def _remaining(ns: Any) -> Any:
 def _advance(state: Any, data: Any, problem: Problem, options: Options) -> tuple[Any, Any]:
     """A chunk of steps; those after the end of the run do nothing."""
     sampler = _sampler(problem, options, data)
-    shapes = jax.eval_shape(sampler.step, state[1], state[0])[1].particles
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def go(state: Any) -> tuple[Any, Any]:
         ns, key, n = state
         ns, info = sampler.step(jax.random.fold_in(key, n), ns)
-        return (ns, key, n + 1), info.particles
+        moves = info.update_info
+        # both ends of an interval are looked at before it grows
+        calls = jnp.sum(moves.num_expansions + 2 + moves.num_shrink)
+        return (ns, key, n + 1), (info.particles, calls)
+
+    shapes = jax.eval_shape(go, state)[1]
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def step(state: Any, _: None) -> tuple[Any, Any]:
         more = (_remaining(state[0]) > options.dlogz) & (state[2] < options.max_steps)
         new, dead = jax.lax.cond(more, go, lambda s: (s, nothing), state)
         return new, (dead, more)
 
-    state, (dead, ran) = jax.lax.scan(step, state, None, length=options.chunk)
-    return state, (dead, ran, _remaining(state[0]))
+    state, ((dead, calls), ran) = jax.lax.scan(step, state, None, length=options.chunk)
+    return state, (dict(dead._asdict(), calls=calls), ran, _remaining(state[0]))
 
 
 def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
@@ -100,10 +104,14 @@ def run(problem: Problem, key: Any, session: Session, options: Options) -> Poste
     while True:
         state, (dead, ran, remaining) = advance(state, problem.data)
         ran = np.asarray(ran)
-        for name in dead._fields:
-            draws.setdefault(name, []).append(np.asarray(getattr(dead, name))[ran])
+        for name, value in dead.items():
+            draws.setdefault(name, []).append(np.asarray(value)[ran])
         end = not ran.all() or float(remaining) <= options.dlogz
-        session.show(int(state[2]), int(state[2]) if end else None, **_told(state[0], remaining))
+        session.report(
+            int(state[2]),
+            int(state[2]) + _steps_left(float(remaining), options),
+            functools.partial(_numbers, state, draws),
+        )
         session.tick(state, draws, done=end)
         if end:
             break
@@ -111,8 +119,17 @@ def run(problem: Problem, key: Any, session: Session, options: Options) -> Poste
     return _posterior(problem, state, joined, float(remaining), options)
 
 
-def _told(ns: Any, remaining: Any) -> dict[str, float]:
-    return {"ln Z": float(ns.integrator.logZ), "still to add": float(remaining)}
+def _steps_left(remaining: float, options: Options) -> int:
+    """Steps to the end if the likelihood rose no more: a lower bound before the peak is found."""
+    share = (options.num_delete or max(options.num_live // 10, 1)) / options.num_live
+    open_part = max(np.log(max(remaining, 1e-30) / options.dlogz), 0.0)
+    return int(np.ceil(open_part / -np.log1p(-min(share, 0.99))))
+
+
+def _numbers(state: Any, draws: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+    integrator = state[0].integrator
+    logz = float(jnp.logaddexp(integrator.logZ, integrator.logZ_live))
+    return {"evaluations": sum(int(x.sum()) for x in draws["calls"]), "logz": logz}
 
 
 def _posterior(
@@ -134,19 +151,18 @@ def _posterior(
     evidences = np.asarray(jax.nn.logsumexp(volumes, axis=0))
     log_weights = np.asarray(jnp.mean(volumes, axis=1), np.float64)
     weights = np.exp(log_weights - log_weights.max())
-    params, log_base, _ = jax.jit(jax.vmap(problem.prior.from_real))(particles.position)
-    factor = jax.vmap(problem.prior.log_factor)(params)
+    table = problem.evaluate(particles.position)
     warnings = ()
     if remaining > options.dlogz:
         warnings = (f"ended at max_steps={options.max_steps} with ln Z open by {remaining:.2g}",)
     return Posterior(
         "nested",
-        {name: np.asarray(value) for name, value in params.items()},
+        table.params,
         weights / weights.sum(),
-        np.asarray(particles.loglikelihood - factor),
-        np.asarray(log_base + factor),
+        table.log_likelihood,
+        table.log_prior,
         logz=float(np.mean(evidences)),
         logz_err=float(np.std(evidences)),
-        stats={"steps": int(steps)},
+        stats={"steps": int(steps), "evaluations": int(np.sum(dead["calls"])) + options.num_live},
         warnings=warnings,
     )

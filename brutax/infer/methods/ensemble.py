@@ -1,0 +1,150 @@
+"""Walkers that move by looking at each other, without gradients (numpyro).
+
+Stretch moves (Goodman & Weare 2010), differential evolution (Nelson et al. 2013), half of each by
+default, since either alone leaves walkers behind; or ensemble slices (Karamanis & Beutler 2020).
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.infer import AIES, ESS
+
+from brutax.infer.chains import check_until, diagnose, reached, so_far, start
+from brutax.infer.checkpoint import Session, pack, unpack
+from brutax.infer.names import nearest
+from brutax.infer.posterior import Posterior
+from brutax.infer.problem import Problem
+
+MOVES = ("mixed", "stretch", "de", "slice")
+
+NEEDS_GRADIENT = False
+
+
+@dataclass(frozen=True)
+class Options:
+    """Walkers (default 4 per dimension, at least 32), steps of each, and how they move.
+
+    `moves` is "mixed", "stretch", "de" or "slice". Every `thin`-th of `num_samples` steps is
+    kept. `until` and `max_samples` as in `nuts`.
+    """
+
+    num_warmup: int = 1000
+    num_samples: int = 2000  # may grow when a checkpoint is continued
+    num_walkers: int | None = None
+    moves: str = "mixed"
+    thin: int = 1
+    until: Mapping[str, float] | None = None
+    max_samples: int | None = None
+    chunk: int = 100  # steps between visits of the host; changes no bit
+
+    free = ("num_samples", "until", "max_samples", "chunk")
+
+
+def _walkers(problem: Problem, options: Options) -> int:
+    n = options.num_walkers or max(4 * problem.prior.size, 32)
+    if n % 2 or n < 2 * problem.prior.size:
+        raise ValueError(
+            f"num_walkers must be even and at least {2 * problem.prior.size}, found {n}"
+        )
+    return n
+
+
+def _kernel(problem: Problem, options: Options, data: Any) -> Any:
+    def potential(z: Any) -> Any:
+        return -problem.density(z, data).log_target
+
+    if options.moves == "slice":
+        return ESS(potential_fn=potential)
+    moves = {"mixed": ("de", "stretch")}.get(options.moves, (options.moves,))
+    made = {"de": AIES.DEMove, "stretch": AIES.StretchMove}
+    with jax.ensure_compile_time_eval():  # numpyro looks at the weights of the moves
+        return AIES(potential_fn=potential, moves={made[name](): 1.0 for name in moves})
+
+
+def _init(key: Any, data: Any, problem: Problem, options: Options) -> Any:
+    n = _walkers(problem, options)
+    key_start, key_run = jax.random.split(key)
+    z = start(problem, key_start, data, n)
+    state = _kernel(problem, options, data).init(
+        jax.random.split(key_run, n), options.num_warmup, z, (), {}
+    )
+    return jax.tree.map(jnp.asarray, state)
+
+
+def _advance(state: Any, n: Any, data: Any, problem: Problem, options: Options) -> Any:
+    """`n` steps of at most `options.chunk`."""
+    kernel = _kernel(problem, options, data)
+    keys = jax.random.split(jax.random.key(0), len(state.z))
+    kernel.init(keys, options.num_warmup, state.z, (), {})  # sets up its moves; state is ours
+
+    def step(state: Any, i: Any) -> Any:
+        state = jax.lax.cond(i < n, lambda s: kernel.sample(s, (), {}), lambda s: s, state)
+        return state, state.z
+
+    return jax.lax.scan(step, state, jnp.arange(options.chunk))
+
+
+def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
+    check_until(options.until)
+    if options.moves not in MOVES:
+        raise ValueError(f"no moves '{options.moves}'{nearest(options.moves, MOVES)}")
+    init = jax.jit(functools.partial(_init, problem=problem, options=options))
+    advance = jax.jit(functools.partial(_advance, problem=problem, options=options))
+    saved = session.load()
+    if saved is None:
+        state, draws = init(key, problem.data), {}
+    else:
+        state, draws = unpack(saved, jax.eval_shape(init, key, problem.data))
+    done, wanted = int(round(float(state.inner_state.i))), options.num_samples
+    while True:
+        total = options.num_warmup + wanted
+        while done < total:
+            stage_end = options.num_warmup if done < options.num_warmup else total
+            n = min(options.chunk, stage_end - done)
+            state, z = advance(state, n, problem.data)
+            if done >= options.num_warmup:
+                first = -(done - options.num_warmup) % options.thin
+                draws.setdefault("z", []).append(np.asarray(z)[:n][first :: options.thin])
+            done += n
+            session.report(done, total, functools.partial(_numbers, problem, draws, done))
+            session.tick(state, draws, done=done >= total)
+        kept = -(-wanted // options.thin)
+        z = pack((), draws)["draws/z"][:kept]
+        posterior = _posterior(problem, z, total, options)
+        most = options.max_samples or 20 * options.num_samples
+        if not options.until or wanted >= most or reached(posterior.stats, options.until):
+            return posterior
+        wanted = min(wanted + options.num_samples, most)
+
+
+def _numbers(problem: Problem, draws: dict[str, list[np.ndarray]], done: int) -> dict[str, Any]:
+    if not draws:
+        return {"stage": "warm-up"}
+    walkers = draws["z"][0].shape[1]
+    return {"evaluations": 2 * done * walkers, **so_far(problem, draws["z"], walkers=True)}
+
+
+def _posterior(problem: Problem, z: np.ndarray, steps: int, options: Options) -> Posterior:
+    """Of z (step, walker, size), all walkers one after the other."""
+    z = np.swapaxes(z, 0, 1)
+    table = problem.evaluate(jnp.asarray(z.reshape(-1, problem.prior.size)))
+    by_walker = {k: v.reshape(*z.shape[:2], *v.shape[1:]) for k, v in table.params.items()}
+    stats, warnings = diagnose(by_walker, problem.prior.free, walkers=True)
+    if options.moves != "slice":  # whose number of evaluations is not told
+        stats["evaluations"] = 2 * steps * len(z)  # the density at a walker is computed anew
+    n = len(table.log_prior)
+    return Posterior(
+        "ensemble",
+        table.params,
+        np.full(n, 1.0 / n),
+        table.log_likelihood,
+        table.log_prior,
+        n_chains=len(z),
+        stats=stats,
+        warnings=tuple(warnings),
+    )
