@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from brutax.analysis.options import Priors
-from brutax.dust import Bayestar
+from brutax.dust import Bayestar, DustMap
 from brutax.priors import AbstractPrior, DustProfileAv, Point, dust_profile
 from brutax.utils import as_float
 
@@ -175,7 +175,7 @@ def dust_priors(
         return CustomAv(priors.lndustprior, dustmap, low, high), None
     if priors.dust_floor < 0:
         raise ValueError(f"dust_floor must not be negative, got {priors.dust_floor}")
-    if isinstance(dustmap, Bayestar):  # all stars at once
+    if isinstance(dustmap, DustMap):  # all stars at once
         dist, mean, std = dustmap.query(coords)
         std = np.where(std > 0, np.hypot(std, priors.dust_floor), np.nan)
         ln_dist = np.broadcast_to(np.log(dist), mean.shape)

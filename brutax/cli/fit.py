@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> None:
         warn_of_demo()
     dustmap = None
     if args.dust_map is not None:
-        dustmap = Bayestar(args.dust_map, av_per_unit=args.dust_factor)
+        dustmap = Bayestar(args.dust_map, factor=args.dust_factor)
     watch = Watch(args.quiet)
     result = watched_fit(
         watch,

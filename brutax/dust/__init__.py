@@ -8,5 +8,6 @@ from brutax.dust.clouds import los_clouds_loglike_samples as los_clouds_loglike_
 from brutax.dust.clouds import los_clouds_priortransform as los_clouds_priortransform
 from brutax.dust.maps import Bayestar as Bayestar
 from brutax.dust.maps import DustMap as DustMap
-from brutax.dust.maps import MapError as MapError
+from brutax.dust.maps import DustMapError as DustMapError
+from brutax.dust.maps import ForeignMap as ForeignMap
 from brutax.dust.maps import lb2pix as lb2pix
