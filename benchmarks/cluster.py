@@ -199,7 +199,7 @@ def sampled(pop: Any, stars: dict[str, np.ndarray], seed: int, **how: Any) -> tu
 def nuts(case: dict[str, Any]) -> dict[str, Any]:
     pop = population()
     stars = simulate(pop, TRUTH, 100, case["seed"])
-    how = {"num_warmup": 150, "num_samples": 500, "num_starts": 2}
+    how = {"num_warmup": 150, "num_samples": 150}
     post, seconds = sampled(pop, stars, case["seed"], **how)
     rhat = max(float(np.max(v)) for k, v in post.stats.items() if k.startswith("rhat/"))
     rows = {k: [float(r.mean), float(r.std), TRUTH[k]] for k, r in post.summary().items()}
