@@ -234,6 +234,25 @@ def orion(settings: Any, results: Any) -> list[Line]:
     return [(what, measured, "orion.py")]
 
 
+def offsets(settings: Any, results: Any) -> list[Line]:
+    found = results["recovery"]
+    asked, lines = settings["recovery"], []
+    for name, run in found.items():
+        injected, recovered, error = (
+            100.0 * run[key] for key in ("injected", "recovered", "error of the mean")
+        )
+        sample = f"{asked['samples']} samples of {asked['stars']} stars"
+        pulls = f"pulls: mean {run['mean pull']:.2f}, width {run['width of pulls']:.2f}"
+        lines.append(
+            (
+                f"Offset of {name}: {injected:+.0f} % injected into {sample}",
+                f"{recovered:+.2f} +- {error:.2f} %; {pulls}",
+                "offsets.py --only recovery",
+            )
+        )
+    return lines
+
+
 def interruption(settings: Any, results: Any) -> list[Line]:
     what = f"Killed {len(results['kills'])} times, other batch sizes, other order"
     return [(what, BITS[results["pass"]], "interruption.py")]
@@ -292,6 +311,7 @@ LINES: dict[str, Callable[[Any, Any], list[Line]]] = {
     "stress": stress,
     "accelerator": accelerator,
     "orion": orion,
+    "offsets": offsets,
     "interruption": interruption,
     "models": models,
     "startup": startup,

@@ -170,31 +170,6 @@ def test_oddities_of_members(pop, sample):
         members(odd, {})
 
 
-@pytest.mark.slow
-def test_chains_recover_a_cluster(model, sample):
-    """Chains agree, truth is where they are, and stars get their masses back."""
-    prior = cluster_prior(
-        model,
-        feh=dist.Uniform(-0.5, 0.45),
-        loga=dist.Uniform(9.0, 10.0),
-        distance_pc=dist.LogUniform(500.0, 1500.0),
-        av=dist.Uniform(0.0, 1.0),
-    )
-    problem = cluster_problem(model, prior)
-    how = dict(start="map", num_warmup=200, num_samples=250, num_tries=64, max_tree_depth=6)
-    post = infer.fit(problem, "nuts", key=2, **how)
-    assert max(np.max(v) for k, v in post.stats.items() if k.startswith("rhat/")) < 1.03
-    for name, row in post.summary().items():
-        assert abs(row.mean - TRUTH[name]) < 4 * row.std, name
-    flux, _, mass, ratio = sample
-    found = members(model, post.samples, post.weights, draws=20)
-    count = len(mass)
-    assert found.member[:count].mean() > 0.9 and found.member[count:].mean() < 0.5
-    pull = (found.mass[:count] - mass) / found.mass_std[:count]
-    assert np.abs(np.median(pull)) < 0.7 and np.quantile(np.abs(pull), 0.68) < 1.8
-    assert found.companion[:count][ratio > 0.5].mean() > found.companion[:count][ratio == 0].mean()
-
-
 # ---- the command ---------------------------------------------------------------------------------
 @pytest.fixture
 def table(sample, tmp_path):
