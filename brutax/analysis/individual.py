@@ -183,7 +183,8 @@ class BruteForce:
         every optimum is converged, every row is saved at once. `precision_shrinkage` other
         than 0 is refused, since it would change the posterior.
 
-        Raises `ValueError` (`CatalogError`, `StoreError`) for input that cannot be used.
+        Raises `ValueError` (`CatalogError`, `StoreError`) for input that cannot be used, and
+        `FileNotFoundError` for a map that is not there.
         """
         note_knobs(
             Nmc_prior=Nmc_prior,
