@@ -9,7 +9,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.special import erfcx, logsumexp
 
-from brutax.analysis.cluster import ClusterModel, ClusterParams, Layout, make_stars
+from brutax.analysis.cluster import ClusterModel, ClusterParams, Layout, make_stars, quadrature
 from brutax.analysis.cluster.lattice import segments_of_tiles
 from brutax.analysis.cluster.quadrature import (
     BLOCK,
@@ -70,13 +70,15 @@ def random_problem(rng, common):
         shape = rng.uniform(0.2, 0.5, inverse.shape)
         extra = [shape * inverse, np.sum(shape * seen, axis=1)]
     low = np.full((2, 2), -1e6)
-    reach = Reach(*(jnp.asarray(x) for x in (low, -low, np.full((2, BLOCK), 40.0))))
+    far = np.full((2, BLOCK), 40.0)
+    reach = Reach(*(jnp.asarray(x) for x in (low, -low, far, 1e6 * far)))
     arrays = [jnp.asarray(x) if x is not None else None for x in (seen, inverse, *extra)]
     return Tiles(jnp.asarray(flux), jnp.asarray(weight)), Blocks(*arrays), reach
 
 
 @pytest.mark.parametrize("common", [False, True])
-def test_sum_over_segments_and_its_derivatives(rng, common):
+def test_sum_over_segments_and_its_derivatives(rng, common, monkeypatch):
+    monkeypatch.setattr(quadrature, "NEGLIGIBLE", 40.0)
     with jax.enable_x64(True):
         tiles, stars, reach = random_problem(rng, common)
         out = log_density(tiles, stars, reach, True)
@@ -363,6 +365,17 @@ def test_order_masks_and_units_do_not_matter(model, data):
     masked = make_stars(np.where(mask, flux, 1.0), err, mask=mask, **extra)
     other, _ = stars_of(eqx.tree_at(lambda m: m.stars, model, masked), THETA_ARRAYS)
     np.testing.assert_allclose(other.log_like, like.log_like, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("params", [THETA, FULL], ids=["plain", "full"])
+def test_what_is_left_out_does_not_matter(model, monkeypatch, params):
+    """Against all segments whose boxes stars reach, with none left out after that."""
+    arrays = jax.tree.map(jnp.asarray, params)
+    usual = eqx.filter_jit(lambda m, p: m.per_star(p).log_like)(model, arrays)
+    monkeypatch.setattr(quadrature, "CLOSE", 1e6)
+    whole = eqx.filter_jit(lambda m, p: m.per_star(p).log_like)(model, arrays)
+    np.testing.assert_allclose(usual, whole, atol=2e-3)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ without a break, while at fixed EEP the mass of an age jumps where cores become 
 stages, where masses hardly differ, are laid out in EEP.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -153,22 +154,50 @@ def _seen(pop: StellarPop, star: StarState, feh: Any, av: Any, rv: Any) -> Seen:
     metal = jnp.clip(feh, source.bare.knots[2][0], source.bare.knots[2][-1])
     x = 3.1 / rv
     law = source.law_ratio @ x ** jnp.arange(source.law_ratio.shape[1], dtype=x.dtype)
-    powers = jnp.stack([jnp.ones_like(av), av, av**2])
-    bare = _at_metal(source.bare, metal)
-    dust = _at_metal(source.dust, metal)
-    dust = dust.reshape(*dust.shape[:2], len(source.bands), 3)
-    with jax.default_matmul_precision("highest"):
-        dust = (av * law)[None, None, :] * (dust @ powers)
     low, high = (jnp.stack([k[i] for k in source.bare.knots[:2]]) for i in (0, -1))
+
+    def bare(metal: Array) -> Array:
+        return _at_metal(source.bare, metal)
+
+    def dust(metal: Array, av: Array) -> Array:
+        some = _at_metal(source.dust, metal)
+        some = some.reshape(*some.shape[:2], len(source.bands), 3)
+        powers = jnp.stack([av, av**2, av**3])
+        return jnp.matmul(some, powers, precision="highest")
+
+    shift = _table(source.bare.knots[:2], bare, metal)
+    red = _table(source.dust.knots[:2], dust, metal, av)
 
     def look(logl: Array, logt: Array, logg: Array) -> Array:
         at = jnp.clip(jnp.stack([logt, logg]), low, high)
-        shift = TensorSpline(source.bare.knots[:2], bare)(*at)
-        red = TensorSpline(source.dust.knots[:2], dust)(*at)
-        return M_BOL_SUN - 2.5 * logl - shift + red
+        return M_BOL_SUN - 2.5 * logl - shift(*at) + law * red(*at)
 
     valid = jax.vmap(lambda logt, logg: source.valid(logt, logg, feh))(star.logt, star.logg)
     return Seen(jax.vmap(look)(star.logl, star.logt, star.logg), valid)
+
+
+def _table(knots: tuple[Array, ...], of: Callable, *params: Array) -> Callable:
+    """The spline with coefficients `of(*params)`, differentiable once in points and parameters.
+
+    The derivatives of the coefficients are tables of their own, looked up with them: the
+    transpose of a look-up in a table that varies would be slow.
+    """
+    fixed = jax.lax.stop_gradient(params)
+    tables = [of(*fixed)]
+    for k in range(len(params)):
+        unit = tuple(jnp.full_like(x, float(j == k)) for j, x in enumerate(fixed))
+        tables.append(jax.jvp(of, fixed, unit)[1])
+    count = tables[0].shape[-1]
+    spline = TensorSpline(knots, jnp.concatenate(tables, axis=-1))
+
+    def look(*at: Array) -> Array:
+        found = spline(*at)
+        value = found[:count]
+        for k, (x, y) in enumerate(zip(params, fixed), 1):
+            value = value + (x - y) * found[k * count : (k + 1) * count]
+        return value
+
+    return look
 
 
 def _at_metal(spline: TensorSpline, feh: Array) -> Float[Array, "teff logg output"]:

@@ -46,7 +46,8 @@ def companion_log_flux(
     down = jnp.arange(-room, 0, dtype=table.dtype)
     below = table[:1] + down[:, None] * (table[1] - table[0])[None, :]
     end = 2.0 * table[-1:] - table[-2:-1]
-    padded = jnp.concatenate([below, table, end, end])
+    beyond = layout.last + 4  # cells past the end that primaries with companions may reach
+    padded = jnp.concatenate([below, table, jnp.repeat(end, beyond, axis=0)])
     shift = jnp.maximum(jnp.log(q) / step, -float(room - 2))  # in cells, whole and broken
     # primaries on the even part: one shift for all
     whole = jnp.floor(shift)
@@ -54,14 +55,24 @@ def companion_log_flux(
     windows = jax.vmap(lambda k: jax.lax.dynamic_slice_in_dim(padded, k, even + 3))(start)
     weights = cubic((shift - whole)[:, None, None])
     on_even = sum(c * windows[:, k : k + even] for k, c in enumerate(weights))
-    # the others: positions of their own
+    # the others: positions of their own, all of them in a short window of the table
+    lowest = jnp.maximum(float(even) + shift, -float(room - 2))
+    base = jnp.floor(lowest) - 1.0
+    wide = layout.last + beyond
     log_mass = curve.log_mass[even : layout.pairs + 1]
     place = (log_mass[None, :] - curve.log_mass[0]) / step + shift[:, None]
-    place = jnp.clip(place, -float(room - 2), float(n))
+    place = jnp.clip(place, lowest[:, None], jnp.minimum(float(n), base + (wide - 3))[:, None])
     whole = jnp.minimum(jnp.floor(place), n - 1.0)
-    start = whole.astype(jnp.int32) + (room - 1)
-    weights = cubic((place - whole)[..., None])
-    on_rest = sum(c * padded[start + k] for k, c in enumerate(weights))
+    first = (whole - 1.0 - base[:, None]).astype(jnp.int32)
+    columns = jnp.arange(wide, dtype=jnp.int32)
+    # a product of matrices: its transpose is one too, where that of a look-up is slow
+    matrix: Any = sum(
+        jnp.where((first + k)[..., None] == columns[None, None], c[..., None], 0.0)
+        for k, c in enumerate(cubic(place - whole))
+    )
+    start = base.astype(jnp.int32) + room
+    windows = jax.vmap(lambda k: jax.lax.dynamic_slice_in_dim(padded, k, wide))(start)
+    on_rest = jnp.einsum("rvj,rjb->rvb", matrix, windows, precision="highest")
     return jnp.concatenate([on_even, on_rest], axis=1)  # pyright: ignore
 
 

@@ -152,7 +152,7 @@ class ClusterModel(eqx.Module):
             flux, inverse = flux / jnp.sqrt(more), inverse / jnp.sqrt(more)
             log_scale = log_scale - 0.5 * jnp.sum(jnp.log(more), axis=1)
         common = common_flux = None
-        wide = jnp.ones_like(flux)
+        wide, apart = jnp.ones_like(flux), stars.chi2
         if p.av_spread is not None:
             reddening = self._reddening(p)[None, :, None]
             pull = LN_PER_MAG * reddening * stars.bright * inverse  # flux per A_V, whitened
@@ -162,9 +162,9 @@ class ClusterModel(eqx.Module):
             common = share[:, None, :] * pull * inverse
             common_flux = share * jnp.sum(pull * flux, axis=1)
             log_scale = log_scale - 0.5 * jnp.log(more)
-            wide = jnp.sqrt(1.0 + variance * pull**2)
+            wide, apart = jnp.sqrt(1.0 + variance * pull**2), apart * more
         blocks = Blocks(flux, inverse, common, common_flux)
-        reach = _reach(blocks, stars.chi2, wide)
+        reach = _reach(blocks, stars.chi2, wide, apart)
         return blocks, jax.lax.stop_gradient(reach), log_scale
 
     def _reddening(self, p: ClusterParams) -> Float[Array, " band"]:
@@ -195,10 +195,11 @@ class ClusterModel(eqx.Module):
         return out + jnp.where(stars.pm_seen, density, 0.0)
 
 
-def _reach(blocks: Blocks, chi2: Array, wide: Array) -> Reach:
+def _reach(blocks: Blocks, chi2: Array, wide: Array, apart: Array) -> Reach:
     """The fluxes between which a block has stars that a segment matters to.
 
     No data of a band lie further from a segment than its chi-square: a lower bound for it.
+    `apart` bounds the sum over bands.
     """
     seen = blocks.inverse > 0
     real = (chi2 > 0)[:, None, :]
@@ -208,7 +209,7 @@ def _reach(blocks: Blocks, chi2: Array, wide: Array) -> Reach:
     high = jnp.where(seen, (blocks.flux + away) / unit, jnp.inf)
     low = jnp.min(jnp.where(real, low, jnp.inf), axis=2)
     high = jnp.max(jnp.where(real, high, -jnp.inf), axis=2)
-    return Reach(low, high, chi2)
+    return Reach(low, high, chi2, jnp.where(chi2 > 0, apart, -1.0))
 
 
 def _floats(params: ClusterParams) -> ClusterParams:

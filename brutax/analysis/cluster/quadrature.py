@@ -24,6 +24,10 @@ from jaxtyping import Array, Bool, Float, Int
 SEGMENTS = 8  # per tile
 BLOCK = 16  # stars per block
 PAIRS = 1024  # pairs of tile and block per pass: some 5 MB
+TESTS = 4096  # pairs per pass that are looked at star by star
+CLOSE = 30.0  # chi-square within which segments are summed first
+NEGLIGIBLE = 9.0  # nats below what a star has already, of segments that are left out
+ROUNDING = 1e-5  # of chi-squares that are compared
 MILLS = (
     0.3500000057,
     0.3499983419,
@@ -67,6 +71,7 @@ class Reach(NamedTuple):
     low: Float[Array, "block band"]
     high: Float[Array, "block band"]
     chi2: Float[Array, "block star"]  # at these fluxes; integrals are scaled by exp(chi2 / 4)
+    apart: Float[Array, "block star"]  # the same without errors in common; negative for padding
 
 
 class _Ends(NamedTuple):
@@ -123,14 +128,34 @@ def _moments(ends: _Ends, e: Array, zeroth: Array) -> tuple[Array, Array]:
 
 
 class _Pairs(NamedTuple):
-    """The pairs of tiles and blocks that matter, in order of blocks, padded."""
+    """The pairs of tiles and blocks that matter, padded."""
 
     tile: Int[Array, " pair"]
     block: Int[Array, " pair"]
     number: Int[Array, ""]
 
 
-def _pairs(tiles: Tiles, reach: Reach) -> _Pairs:
+class _Chords(NamedTuple):
+    """Tiles as straight lines, and how far their vertices are from these."""
+
+    start: Float[Array, "tile band"]
+    step: Float[Array, "tile band"]
+    off: Float[Array, "tile band"]
+
+
+def _chords(tiles: Tiles) -> _Chords:
+    flux = tiles.flux
+    start, step = flux[:, 0], flux[:, -1] - flux[:, 0]
+    scale = 1.0 / jnp.maximum(start, float(jnp.finfo(flux.dtype).tiny)) ** 2
+    along = jnp.sum((flux - start[:, None]) * (step * scale)[:, None], axis=2)
+    length2 = jnp.sum(step**2 * scale, axis=1)[:, None]
+    t = jnp.clip(along / jnp.where(length2 > 0, length2, 1.0), 0.0, 1.0)
+    off = flux - start[:, None] - t[..., None] * step[:, None]
+    return _Chords(start, step, jnp.max(jnp.abs(off), axis=1))
+
+
+def _candidates(tiles: Tiles, reach: Reach) -> _Pairs:
+    """Pairs whose boxes in flux touch, in order of blocks."""
     low, high = jnp.min(tiles.flux, axis=1), jnp.max(tiles.flux, axis=1)
     touch = jnp.broadcast_to(
         jnp.any(tiles.weight > 0, axis=1)[None, :], (reach.low.shape[0], low.shape[0])
@@ -138,12 +163,62 @@ def _pairs(tiles: Tiles, reach: Reach) -> _Pairs:
     for band in range(low.shape[1]):
         touch &= low[None, :, band] <= reach.high[:, band, None]
         touch &= high[None, :, band] >= reach.low[:, band, None]
-    size = -(-touch.size // PAIRS) * PAIRS
+    size = -(-touch.size // TESTS) * TESTS
     touch = jnp.pad(touch.ravel(), (0, size - touch.size))
     rank = _running_count(touch)
     every = jnp.arange(size, dtype=jnp.int32)
     at = jnp.zeros(size, jnp.int32).at[jnp.where(touch, rank - 1, size)].set(every, mode="drop")
-    return _Pairs(at % low.shape[0], at // low.shape[0], rank[-1])
+    count = low.shape[0]
+    return _Pairs(at % count, at // count, rank[-1])
+
+
+def _near(
+    pairs: _Pairs, chords: _Chords, stars: Blocks, limit: Array, kept: _Pairs, but: Array | None
+) -> _Pairs:
+    """Appends to `kept` those pairs of which a star is near the tile.
+
+    No point of a tile is further from its chord than one of its vertices: a lower bound for the
+    chi-square of every star, which `limit` (block, star) must exceed. Those that are near by the
+    limits `but` are left out: they are in `kept`.
+    """
+    room = kept.tile.shape[0]
+    least = jnp.full_like(limit, -1.0) if but is None else but
+
+    def test(tile: Array, block: Array) -> Array:
+        start, step, off = (_rows(x, tile) for x in chords)
+        flux, inverse = _rows(stars.flux, block), _rows(stars.inverse, block)
+        a2 = ab = b2 = s2 = jnp.zeros((tile.shape[0], inverse.shape[2]), inverse.dtype)
+        for band in range(start.shape[1]):
+            unit = inverse[:, band]
+            a = flux[:, band] - unit * start[:, band, None]
+            b, s = unit * step[:, band, None], unit * off[:, band, None]
+            a2, ab, b2, s2 = a2 + a * a, ab + a * b, b2 + b * b, s2 + s * s
+        t = jnp.clip(ab / jnp.where(b2 > 0, b2, 1.0), 0.0, 1.0)
+        away = a2 - t * (2.0 * ab - t * b2)
+
+        def within(limit: Array) -> Array:
+            most = (jnp.sqrt(jnp.maximum(limit, 0.0)) + jnp.sqrt(s2)) ** 2
+            return jnp.any((away <= most + ROUNDING * (1.0 + a2)) & (limit >= 0), axis=1)
+
+        near = within(limit[block])
+        return near if but is None else near & ~within(but[block])
+
+    def one(state: tuple[Array, _Pairs]) -> tuple[Array, _Pairs]:
+        k, kept = state
+        first = k * TESTS
+        tile, block = (lax.dynamic_slice(x, (first,), (TESTS,)) for x in pairs[:2])
+        keep = _apart(jnp.any(limit[block] > least[block]), test, tile, block)
+        keep = keep & (first + jnp.arange(TESTS, dtype=jnp.int32) < pairs.number)
+        rank = _running_count(keep)
+        place = jnp.where(keep, kept.number + rank - 1, room)
+        return k + 1, _Pairs(
+            kept.tile.at[place].set(tile, mode="drop"),
+            kept.block.at[place].set(block, mode="drop"),
+            kept.number + rank[-1],
+        )
+
+    zero = jnp.zeros((), jnp.int32)
+    return lax.while_loop(lambda s: s[0] * TESTS < pairs.number, one, (zero, kept))[1]
 
 
 def _running_count(x: Bool[Array, " x"]) -> Int[Array, " x"]:
@@ -179,8 +254,7 @@ def _rows(x: Array, at: Array) -> Array:
     return flat.reshape(at.shape[0], *x.shape[1:])
 
 
-def _load(k: Array, tiles: Tiles, stars: Blocks, reach: Reach, pairs: _Pairs) -> _Pass:
-    first = k * PAIRS
+def _load(first: Array, tiles: Tiles, stars: Blocks, reach: Reach, pairs: _Pairs) -> _Pass:
     tile, block = (lax.dynamic_slice(x, (first,), (PAIRS,)) for x in (pairs.tile, pairs.block))
     used = first + jnp.arange(PAIRS, dtype=jnp.int32) < pairs.number
     weight = jnp.where(used[:, None], _rows(tiles.weight, tile), 0.0)
@@ -231,21 +305,39 @@ def _wide(x: Array) -> Array:
     return x.reshape(x.shape[0], -1)
 
 
-def _sums(tiles: Tiles, stars: Blocks, reach: Reach) -> Float[Array, "block star"]:
-    """Measure times integral, summed over segments and scaled by exp(reach.chi2 / 4)."""
-    pairs = _pairs(tiles, reach)
+def _sums(
+    tiles: Tiles, stars: Blocks, reach: Reach, pairs: _Pairs, first: Array
+) -> Float[Array, "block star"]:
+    """Measure times integral, summed over pairs from `first` on, scaled by exp(reach.chi2 / 4)."""
 
     def one(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        k, total = state
-        live = k * PAIRS < pairs.number
-        x = _apart(live, _load, k, tiles, stars, reach, pairs)
+        first, total = state
+        live = first < pairs.number
+        x = _apart(live, _load, first, tiles, stars, reach, pairs)
         _, _, found = _integrals(live, x)
         found = found.reshape(*x.weight.shape, -1)
         mine = jnp.einsum("pvs,pv->ps", found, x.weight, precision="highest")
-        return k + 1, total.at[x.block].add(mine)
+        return first + PAIRS, total.at[x.block].add(mine)
 
-    start = (jnp.zeros((), jnp.int32), jnp.zeros(reach.chi2.shape, tiles.flux.dtype))
-    return lax.while_loop(lambda s: s[0] * PAIRS < pairs.number, one, start)[1]
+    start = (first, jnp.zeros(reach.chi2.shape, tiles.flux.dtype))
+    return lax.while_loop(lambda s: s[0] < pairs.number, one, start)[1]
+
+
+def _pairs_and_sums(tiles: Tiles, stars: Blocks, reach: Reach) -> tuple[_Pairs, Array]:
+    """The pairs that matter and the sums over them.
+
+    First those within `CLOSE` of a star; what they sum to says how far others may be to matter.
+    """
+    every, chords = _candidates(tiles, reach), _chords(tiles)
+    zero, blank = jnp.zeros((), jnp.int32), jnp.zeros(every.tile.shape[0] + PAIRS, jnp.int32)
+    close = jnp.minimum(reach.apart, CLOSE)
+    pairs = _near(every, chords, stars, close, _Pairs(blank, blank, zero), None)
+    sums = _sums(tiles, stars, reach, pairs, zero)
+    enough = 2.0 * (NEGLIGIBLE - _log(sums, reach))  # chi-square
+    share = reach.apart / jnp.where(reach.chi2 > 0, reach.chi2, 1.0)
+    limit = jnp.minimum(reach.apart, jnp.maximum(enough * share, close))
+    more = _near(every, chords, stars, limit, pairs, close)
+    return more, sums + _sums(tiles, stars, reach, more, pairs.number)
 
 
 def expectations(
@@ -255,21 +347,21 @@ def expectations(
 
     In an arbitrary unit for each star: its ratios are averages over the segments.
     """
-    pairs = _pairs(tiles, reach)
+    pairs, _ = _pairs_and_sums(tiles, stars, reach)
 
     def one(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        k, total = state
-        live = k * PAIRS < pairs.number
-        x = _apart(live, _load, k, tiles, stars, reach, pairs)
+        first, total = state
+        live = first < pairs.number
+        x = _apart(live, _load, first, tiles, stars, reach, pairs)
         _, _, found = _integrals(live, x)
         found = found.reshape(*x.weight.shape, -1)
         of = x.weight[..., None] * _rows(values, x.tile)
         mine = jnp.einsum("pvs,pvk->psk", found, of, precision="highest")
-        return k + 1, total.at[x.block].add(mine)
+        return first + PAIRS, total.at[x.block].add(mine)
 
     blank = jnp.zeros((*reach.chi2.shape, values.shape[-1]), tiles.flux.dtype)
     start = (jnp.zeros((), jnp.int32), blank)
-    return lax.while_loop(lambda s: s[0] * PAIRS < pairs.number, one, start)[1]
+    return lax.while_loop(lambda s: s[0] < pairs.number, one, start)[1]
 
 
 def _log(sums: Array, reach: Reach) -> Array:
@@ -287,24 +379,23 @@ def log_density(
     which pairs are left out. Stars that no segment reaches have a finite density that is less
     than exp(-chi2 / 2).
     """
-    return _log(_sums(tiles, stars, reach), reach)
+    return _log(_pairs_and_sums(tiles, stars, reach)[1], reach)
 
 
 def _forward(tiles: Tiles, stars: Blocks, reach: Reach, stars_vary: bool) -> tuple[Array, tuple]:
-    sums = _sums(tiles, stars, reach)
-    return _log(sums, reach), (tiles, stars, reach, sums)
+    pairs, sums = _pairs_and_sums(tiles, stars, reach)
+    return _log(sums, reach), (tiles, stars, reach, pairs, sums)
 
 
 def _backward(stars_vary: bool, saved: tuple, cotangent: Array) -> tuple:
-    tiles, stars, reach, sums = saved
-    pairs = _pairs(tiles, reach)
+    tiles, stars, reach, pairs, sums = saved
     least = float(jnp.finfo(sums.dtype).tiny)
     share = jnp.where(sums > least, cotangent / jnp.maximum(sums, least), 0.0)
 
     def one(state: tuple[Array, Tiles, Blocks]) -> tuple[Array, Tiles, Blocks]:
-        k, d_tiles, d_stars = state
-        live = k * PAIRS < pairs.number
-        x = _apart(live, _load, k, tiles, stars, reach, pairs)
+        first, d_tiles, d_stars = state
+        live = first < pairs.number
+        x = _apart(live, _load, first, tiles, stars, reach, pairs)
         slopes = _slopes(live, x, jnp.where(x.used[:, None], share[x.block], 0.0))
         d_tiles = Tiles(
             d_tiles.flux.at[x.tile].add(_tile_slopes(live, x, slopes)),
@@ -313,11 +404,11 @@ def _backward(stars_vary: bool, saved: tuple, cotangent: Array) -> tuple:
         if stars_vary:
             mine = _apart(live, _star_slopes, x, slopes)
             d_stars = jax.tree.map(lambda d, s: d.at[x.block].add(s), d_stars, mine)
-        return k + 1, d_tiles, d_stars
+        return first + PAIRS, d_tiles, d_stars
 
     blank = jax.tree.map(jnp.zeros_like, (tiles, stars))
     start = (jnp.zeros((), jnp.int32), *blank)
-    _, d_tiles, d_stars = lax.while_loop(lambda s: s[0] * PAIRS < pairs.number, one, start)
+    _, d_tiles, d_stars = lax.while_loop(lambda s: s[0] < pairs.number, one, start)
     return d_tiles, d_stars, jax.tree.map(jnp.zeros_like, reach)
 
 

@@ -16,6 +16,7 @@ LEAST_FIELD = 1e-6  # the least weight of the field: no star costs more than bei
 NEGLIGIBLE = 7.0  # nats below the least field, of what is left out
 MOST_CHI2 = 300.0
 SIGMAS = 3.0  # beyond the extreme stars to which the field reaches
+NEIGHBOURS, ALONE = 3, 3.0  # further from its third neighbour than thrice the median: alone
 FAINT = 3.0  # errors: the least flux at which a magnitude's density is evaluated
 
 
@@ -105,7 +106,7 @@ def make_stars(
     chi2 = np.clip(chi2, 16.0, MOST_CHI2)
 
     slot = np.zeros(count, np.int32)
-    order = np.flatnonzero(lit)[np.argsort(_brightness(flux, unit, good)[lit], kind="stable")]
+    order = np.flatnonzero(lit)[_order(flux[lit], unit, good[lit])]
     slot[order] = np.arange(order.size)
     blocks = -(-order.size // BLOCK)
 
@@ -143,10 +144,23 @@ def _shape(x: Any, count: int, name: str) -> tuple[int]:
     return (count,)
 
 
-def _brightness(flux: np.ndarray, unit: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """Mean ln flux over units: what stars are sorted by."""
+def _order(flux: np.ndarray, unit: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """By mean ln flux over units, those last that have no neighbours: a block shares its segments.
+
+    Stars off the sequences of the cluster would make the blocks of others wide.
+    """
+    from scipy.spatial import cKDTree
+
     log_flux = np.log(np.where(good, flux / unit, 1.0))
-    return np.sum(log_flux, axis=1) / np.maximum(good.sum(axis=1), 1)
+    bright = np.sum(log_flux, axis=1) / np.maximum(good.sum(axis=1), 1)
+    alone = np.zeros(len(flux), bool)
+    if len(flux) >= 4 * BLOCK:
+        colour = np.where(good, log_flux - bright[:, None], np.nan)
+        usual = [np.nanmedian(c) if g.any() else 0.0 for c, g in zip(colour.T, good.T)]
+        place = np.where(good, log_flux, bright[:, None] + np.array(usual))
+        near = cKDTree(place).query(place, k=NEIGHBOURS + 1, p=np.inf)[0][:, -1]
+        alone = near > ALONE * np.median(near)
+    return np.lexsort((bright, alone))
 
 
 def _field(
