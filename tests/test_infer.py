@@ -2,9 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -187,48 +184,6 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     path.with_name("run.h5.prev").write_bytes(b"something else")
     with pytest.raises(infer.CheckpointError, match="delete it or choose another"):
         infer.fit(gaussian_problem(), method, key=1, checkpoint=path, **options)
-
-
-KILLED = """
-import sys
-sys.path.insert(0, {tests!r})
-from test_infer import SHORT, SMALL, gaussian_problem, infer
-post = infer.fit(gaussian_problem(), {method!r}, key=1, checkpoint={path!r}, save_every=0.0,
-                 chunk=1, **{options!r})
-post.save({out!r})
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("method", "options"), [("nuts", SHORT), ("nested", SMALL)])
-def test_killed_processes_go_on_bit_for_bit(method, options, tmp_path):
-    """SIGKILL, then SIGTERM, then to the end; beside a run that nobody disturbed."""
-
-    def start(path):
-        code = KILLED.format(
-            tests=str(Path(__file__).parent),
-            method=method,
-            path=str(path),
-            options=options,
-            out=str(path) + ".out",
-        )
-        return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-
-    path, whole = tmp_path / "killed.h5", tmp_path / "whole.h5"
-    for number in (signal.SIGKILL, signal.SIGTERM):
-        process, seen = start(path), path.stat().st_mtime_ns if path.exists() else 0
-        while process.poll() is None and (not path.exists() or path.stat().st_mtime_ns == seen):
-            time.sleep(0.02)
-        time.sleep(0.1)
-        process.send_signal(number)
-        text = process.communicate()[1]
-        assert process.returncode != 0, text
-        assert number == signal.SIGKILL or "run the same call again" in text
-    for name in (path, whole):
-        process = start(name)
-        text = process.communicate()[1]
-        assert process.returncode == 0, text
-    same(infer.Posterior.load(f"{whole}.out"), infer.Posterior.load(f"{path}.out"))
 
 
 def test_outside_the_main_thread(by_nested, tmp_path):

@@ -7,6 +7,7 @@ import types
 
 import h5py
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
@@ -170,6 +171,20 @@ def test_extras_are_imported_when_asked_for():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_parameters_keep_the_order_of_the_prior():
+    """And every one its own autocorrelation time: that of a frozen walk is another."""
+    pytest.importorskip("emcee")
+    prior = {"z": dist.Normal(0.0, 1.0), "a": dist.Normal(jnp.zeros(2), 1.0).to_event(1)}
+    problem = infer.Problem(prior, lambda p, d: -0.5 * jnp.sum(p["a"] ** 2) * 0.0)
+    post = infer.fit(problem, "emcee", nsteps=200, discard=0)
+    assert list(post.samples) == ["z", "a"]
+    assert post.stats["tau/z"].shape == () and post.stats["tau/a"].shape == (2,)
+    chain = post.sampler.get_chain()
+    expected = infer.chains.autocorrelation_time(chain)
+    np.testing.assert_allclose(post.stats["tau/z"], expected[0], rtol=1e-3)
+    np.testing.assert_allclose(post.stats["tau/a"], expected[1:], rtol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["dynesty", "nautilus"])

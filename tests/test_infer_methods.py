@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
-from _posteriors import exact, gaussian_problem, same
+from _posteriors import DATA, exact, gaussian_problem, same
 
 from brutax import infer
 
@@ -157,3 +157,51 @@ def test_a_problem_says_what_it_costs():
         infer.Problem({"a": dist.Normal(0.0, 1.0)}, lambda p, d: p["a"] * 0 - jnp.inf).check(
             gradient=False
         )
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("nuts", dict(num_warmup=200, num_samples=500, num_chains=2)),
+        ("nested", dict(num_live=150)),
+        ("map", dict(num_starts=4, num_steps=60)),
+        ("mle", dict(num_starts=4, num_steps=60)),
+    ],
+)
+def test_many_fits_are_those_one_by_one(method, options, tmp_path):
+    """Same keys, same posteriors; and a checkpoint of all of them."""
+    data = np.stack([DATA, DATA + 1.0, DATA - 2.0])
+    problem, path = gaussian_problem(), tmp_path / "many.h5"
+    many = infer.fit_many(problem, method, data=data, key=4, checkpoint=path, **options)
+    assert len(many) == 3 and path.exists()
+    for k in (0, 2):
+        key = jax.random.fold_in(jax.random.key(4), k)
+        one = infer.fit(problem.with_data(data[k]), method, key=key, **options)
+        together = many[k].summary()["c"]
+        alone = one.summary()["c"]
+        if method == "map":
+            np.testing.assert_allclose(together.mean, alone.mean, atol=2e-3)
+        elif method != "mle":  # a and b alone are not determined by the likelihood
+            width = alone.std / np.sqrt(min(one.ess, many[k].ess))
+            assert abs(together.mean - alone.mean) < 6 * width
+            assert abs(together.std / alone.std - 1) < 0.3
+        else:
+            sums = [x.best["a"] + x.best["b"] for x in (many[k], one)]
+            np.testing.assert_allclose(sums, data[k].mean(), atol=1e-3)
+        assert many[k].meta["data"] == one.meta["data"] and many[k].meta["key"] == one.meta["key"]
+        if method == "nested":
+            assert abs(many[k].logz - one.logz) < 5 * one.logz_err
+    again = infer.fit_many(problem, method, data=data, key=4, checkpoint=path, **options)
+    for before, after in zip(many, again, strict=True):
+        same(before, after)
+    with pytest.raises(infer.CheckpointError, match="data was"):
+        infer.fit_many(problem, method, data=data + 1, key=4, checkpoint=path, **options)
+
+
+def test_many_fits_need_items_of_one_kind():
+    with pytest.raises(ValueError, match="does not run side by side"):
+        infer.fit_many(gaussian_problem(), "ensemble", data=np.stack([DATA]))
+    with pytest.raises(ValueError, match="one leading axis"):
+        infer.fit_many(gaussian_problem(), "map", data={"a": np.ones(3), "b": np.ones(2)})
+    with pytest.raises(ValueError, match="slowest"):
+        infer.fit_many(gaussian_problem(), "nuts", data=np.stack([DATA]), until=dict(ess=10))

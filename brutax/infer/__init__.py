@@ -8,5 +8,9 @@ from brutax.infer.compare import bridge_evidence as bridge_evidence
 from brutax.infer.compare import compare as compare
 from brutax.infer.compare import log_prior_power as log_prior_power
 from brutax.infer.fit import fit as fit
+from brutax.infer.fit import fit_many as fit_many
+from brutax.infer.fitting import Fitter as Fitter
+from brutax.infer.fitting import fitter as fitter
+from brutax.infer.fitting import load as load
 from brutax.infer.posterior import Posterior as Posterior
 from brutax.infer.problem import Problem as Problem

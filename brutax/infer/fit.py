@@ -5,6 +5,7 @@ import importlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from brutax.infer.checkpoint import Session
@@ -54,6 +55,45 @@ def fit(
         ) as session:
             posterior = module.run(problem, key, session, chosen)
     return _finished(posterior, identity)
+
+
+def fit_many(
+    problem: Problem,
+    method: str = "nuts",
+    *,
+    data: Any,
+    key: Any = 0,
+    checkpoint: Any = None,
+    resume: Any = "auto",
+    save_every: float = 60.0,
+    progress: Any = None,
+    **options: Any,
+) -> list[Posterior]:
+    """One posterior per item of the leading axis of `data`, all in one program.
+
+    For `nuts`, `nested`, `map` and `mle`. Items have shapes of one kind, and differ in nothing but
+    their data; item k has the key `fold_in(key, k)`. Arguments as in `fit`; one checkpoint holds
+    all of them.
+    """
+    module, chosen = _choose(method, options)
+    if not hasattr(module, "run_many"):
+        raise ValueError(f"'{method}' does not run side by side: use nuts, nested, map or mle")
+    data = jax.tree.map(jnp.asarray, data)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        items = problem.split(data)
+        key, identity = _identify(items[0], method, module, chosen, key)
+        keys = jax.vmap(lambda k: jax.random.fold_in(key, k))(jnp.arange(len(items)))
+        identity |= {"data": problem.with_data(data).data_digest(), "items": len(items)}
+        bar = Progress(progress, method)
+        with Session(
+            checkpoint, identity, resume=resume, save_every=save_every, progress=bar
+        ) as session:
+            posteriors = module.run_many(problem, keys, data, session, chosen)
+        words = np.asarray(jax.random.key_data(keys)).tolist()
+    return [
+        _finished(post, identity | {"data": item.data_digest(), "key": word})
+        for post, item, word in zip(posteriors, items, words, strict=True)
+    ]
 
 
 def _finished(posterior: Posterior, identity: dict[str, Any]) -> Posterior:

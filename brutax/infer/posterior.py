@@ -1,17 +1,25 @@
 """What a run returns: weighted draws, evidence, and whether to trust them."""
 
+import importlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from brutax.utils import quantile
 from brutax.utils.durable import read_datasets, replace
 
 MAGIC = "brutax.infer posterior"
+
+
+def _as_jax(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: jnp.asarray(value, float) for name, value in params.items()}
 
 
 class Row(NamedTuple):
@@ -64,7 +72,7 @@ class Posterior:
         def of(values: np.ndarray) -> np.ndarray:
             flat = values.reshape(len(values), -1).astype(float)
             out = [quantile(column, q, self.weights) for column in flat.T]
-            return np.stack(out, axis=-1).reshape(*q.shape, *values.shape[1:])
+            return np.stack(out, axis=-1).reshape((*q.shape, *values.shape[1:]))
 
         return {name: of(values) for name, values in self.samples.items()}
 
@@ -88,6 +96,47 @@ class Posterior:
         """`n` draws of equal weight, with replacement."""
         at = rng.choice(len(self.weights), n, p=self.weights)
         return {name: values[at] for name, values in self.samples.items()}
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Draws (draw,) of every number: elements of arrays as `name[0]`, `name[1]`, ..."""
+        out = {}
+        for name, values in self.samples.items():
+            if values.ndim == 1:
+                out[name] = values
+            else:
+                flat = values.reshape(len(values), -1)
+                out |= {f"{name}[{k}]": flat[:, k] for k in range(flat.shape[1])}
+        return out
+
+    def predict(
+        self,
+        function: Callable[[dict[str, Any]], Any],
+        *,
+        at: str = "draws",
+        n: int = 500,
+        q: Any = (0.16, 0.5, 0.84),
+        seed: int = 0,
+        batch: int = 64,
+    ) -> Any:
+        """What `function(params)`, in JAX, is under the posterior; any pytree of arrays.
+
+        `at="draws"` returns quantiles `q` of its values at `n` draws, (*q, *shape); "best" and
+        "median" (of each parameter by itself) its value there. `batch` draws go side by side.
+        """
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            if at in ("best", "median"):
+                params = self.best if at == "best" else self.quantile(0.5)
+                return jax.tree.map(np.asarray, jax.jit(function)(_as_jax(params)))
+            if at != "draws":
+                raise ValueError(f"at is 'draws', 'best' or 'median', found '{at}'")
+            draws = _as_jax(self.resample(np.random.default_rng(seed), n))
+            values = jax.jit(lambda x: jax.lax.map(function, x, batch_size=min(batch, n)))(draws)
+        return jax.tree.map(lambda x: np.quantile(np.asarray(x, float), q, axis=0), values)
+
+    def corner(self, **options: Any) -> Any:
+        """`brutax.plotting.corner` of this posterior: `(figure, axes)`."""
+        # figures are a floor above: only looked for when a person asks
+        return importlib.import_module("brutax.plotting").corner(self, **options)
 
     def to_arviz(self) -> Any:
         """An ArviZ InferenceData (0.x) or DataTree (1.x); weighted draws are resampled first."""

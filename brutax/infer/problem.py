@@ -82,14 +82,26 @@ class Problem:
         other.data = jax.tree.map(jnp.asarray, data)
         return other
 
+    def complete(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """All parameters from the free ones: ties and constants are added."""
+        return self.prior.from_real(self.prior.to_real(params))[0]
+
     def free_params(self, z: Any) -> dict[str, Any]:
         """Free parameters at flat vectors (point, size), each (point, *shape)."""
-        return self._free(z)
+        found = self._free(z)
+        return {name: found[name] for name in self.prior.free}  # JAX sorts names
+
+    def split(self, data: Any) -> "list[Problem]":
+        """One problem per item of the leading axis of `data`."""
+        n = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
+        if len(n) != 1 or () in n or (0,) in n:
+            raise ValueError(f"data need one leading axis of items, found lengths {sorted(n)}")
+        return [self.with_data(jax.tree.map(lambda x: x[k], data)) for k in range(*n.pop())]  # noqa: B023
 
     def evaluate(self, z: Any) -> Table:
         """Parameters and densities at flat vectors (point, size)."""
         out = self._table(z, self.data)
-        params = {name: np.asarray(value) for name, value in out.params.items()}
+        params = {name: np.asarray(out.params[name]) for name in self.prior.names}
         return Table(params, np.asarray(out.log_likelihood), np.asarray(out.log_prior))
 
     def density(self, z: Any, data: Any) -> Density:

@@ -1,4 +1,4 @@
-"""All pairs of quantities of one star's posterior."""
+"""All pairs of quantities of one posterior."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,32 +14,38 @@ if TYPE_CHECKING:
 
 QUANTITIES = ("dist", "av", "rv", "mini", "feh", "loga")
 LEVELS = (0.68, 0.95)  # probability within the contours
+N_EQUAL = 10_000  # draws that stand for weighted ones
 SMOOTH = 1.3  # of the density, in bins
 
 
 def corner(
-    result: FitResult,
+    result: Any,
     index: int = 0,
     *,
     quantities: Sequence[str] | None = None,
     truth: Mapping[str, float] | None = None,
     bins: int = 24,
 ) -> "tuple[Figure, np.ndarray]":
-    """Histograms of single quantities and of all pairs, for the star in row `index`.
+    """Histograms of single quantities and of all pairs.
 
+    `result` is a table of stars, of which `index` is the row, or a posterior of `brutax.infer`.
     Contours hold 68 % and 95 % of the draws; titles give the median and the central 68 %.
     `truth` maps quantities to values that are marked. Quantities that do not vary are left out
     unless `quantities` names them. Returns `(figure, array of axes)`.
     """
-    draws = result.draws(index)
-    names = [name for name in QUANTITIES if name in draws and np.ptp(draws[name]) > 0]
+    draws, known = _draws(result, index)
+    names = [name for name in known if name in draws and np.ptp(draws[name]) > 0]
     if quantities is not None:
         unknown = [name for name in quantities if name not in draws]
         if unknown:
             raise ValueError(f"no {', '.join(unknown)} in the draws: there are {', '.join(draws)}")
         names = list(quantities)
     if not names:
-        raise ValueError(f"star {index} has no posterior to draw")
+        raise ValueError(
+            f"star {index} has no posterior to draw"
+            if isinstance(result, FitResult)
+            else "no parameter of this posterior varies"
+        )
     size = len(names)
     with style():
         fig, axes = pyplot().subplots(
@@ -58,6 +64,15 @@ def corner(
                     _pair(ax, draws[x], draws[y], ranges[x], ranges[y], bins)
                 _finish(ax, x, y, row, column, size, truth or {})
     return fig, axes
+
+
+def _draws(result: Any, index: int) -> tuple[dict[str, np.ndarray], Sequence[str]]:
+    """Draws of equal weight, and the quantities to show."""
+    if isinstance(result, FitResult):
+        return result.draws(index), QUANTITIES
+    at = np.random.default_rng(0).choice(len(result.weights), N_EQUAL, p=result.weights)
+    draws = {name: values[at] for name, values in result.columns().items()}
+    return draws, list(draws)
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:

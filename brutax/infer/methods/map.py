@@ -144,6 +144,57 @@ def search(
     return best_start(state[0], depths, options)
 
 
+def run_many(
+    problem: Problem, keys: Any, data: Any, session: Session, options: Options
+) -> list[Posterior]:
+    """As `run`, for all items of the data side by side."""
+    if options.num_draws:
+        raise ValueError("num_draws= is for one fit")
+    return search_many("map", problem, keys, data, session, options, height)
+
+
+def search_many(
+    method: str,
+    problem: Problem,
+    keys: Any,
+    data: Any,
+    session: Session,
+    options: Any,
+    target: Any,
+) -> list[Posterior]:
+    first = first_start(problem, options.start)
+    start = functools.partial(_init, problem=problem, options=options, first=first)
+    init = jax.jit(jax.vmap(start))
+    one = functools.partial(_advance, problem=problem, options=options, target=target)
+    # steps are counted once for all, so that nothing runs past the end
+    advance = jax.jit(
+        jax.vmap(lambda z, memory, n, data: one((z, memory, n), data), in_axes=(0, 0, None, 0),
+                 out_axes=(0, 0, None))
+    )  # fmt: skip
+    saved = session.load()
+    state = init(keys, data) if saved is None else None
+    if state is None:
+        state, _ = unpack(saved or {}, jax.eval_shape(init, keys, data))
+    z, memory, count = state
+    done = int(np.max(np.asarray(count)))
+    while done < options.num_steps:
+        z, memory, n = advance(z, memory, jnp.asarray(done, jnp.int32), data)
+        done = min(int(n), options.num_steps)
+        calls = done * options.num_starts * len(keys)
+        session.report(done, options.num_steps, lambda calls=calls: {"evaluations": calls})
+        state = z, memory, jnp.full_like(count, int(n))
+        session.tick(state, {}, done=done >= options.num_steps)
+
+    def depth(z: Any, data: Any) -> Any:
+        return _depth(z, data, problem, target)
+
+    depths = jax.jit(jax.vmap(jax.value_and_grad(depth), in_axes=(0, None)))
+    return [
+        point(method, item, *best_start(z[k], lambda z: depths(z, item.data), options))  # noqa: B023
+        for k, item in enumerate(problem.split(data))
+    ]
+
+
 def best_start(z: Any, depths: Any, options: Any) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
     value, grad = depths(z)
     value = np.nan_to_num(-np.asarray(value, np.float64), nan=-np.inf)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from brutax.infer.checkpoint import Session
-from brutax.infer.methods.map import point, search
+from brutax.infer.methods.map import point, search, search_many
 from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Density, Problem
 
@@ -29,3 +29,10 @@ def _likelihood(out: Density) -> Any:
 
 def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
     return point("mle", problem, *search(problem, key, session, options, _likelihood))
+
+
+def run_many(
+    problem: Problem, keys: Any, data: Any, session: Session, options: Options
+) -> list[Posterior]:
+    """As `run`, for all items of the data side by side."""
+    return search_many("mle", problem, keys, data, session, options, _likelihood)

@@ -119,6 +119,47 @@ def run(problem: Problem, key: Any, session: Session, options: Options) -> Poste
     return _posterior(problem, state, joined, float(remaining), options)
 
 
+def run_many(
+    problem: Problem, keys: Any, data: Any, session: Session, options: Options
+) -> list[Posterior]:
+    """As `run`, for all items of the data side by side; those that have ended wait."""
+    init = jax.jit(jax.vmap(functools.partial(_init, problem=problem, options=options)))
+    one = functools.partial(_advance, problem=problem, options=options)
+    advance = jax.jit(jax.vmap(one, out_axes=(0, (1, 1, 0))))
+    saved = session.load()
+    if saved is None:
+        state, draws = init(keys, data), {}
+    else:
+        state, draws = unpack(saved, jax.eval_shape(init, keys, data))
+    while True:
+        state, (dead, ran, remaining) = advance(state, data)
+        for name, value in {**dead, "ran": ran}.items():
+            draws.setdefault(name, []).append(np.asarray(value))
+        remaining = np.asarray(remaining)
+        ended = ~np.all(np.asarray(ran), axis=0) | (remaining <= options.dlogz)
+        steps = int(np.max(np.asarray(state[2])))
+        session.report(
+            steps,
+            steps + _steps_left(float(np.max(remaining)), options),
+            lambda: {"evaluations": sum(int(x.sum()) for x in draws["calls"])},
+        )
+        session.tick(state, draws, done=bool(ended.all()))
+        if ended.all():
+            break
+    joined = {k.split("/", 1)[1]: v for k, v in pack((), draws).items()}
+    ran = joined.pop("ran")
+    return [
+        _posterior(
+            problem,
+            jax.tree.map(lambda x: x[k], state),  # noqa: B023
+            {name: v[ran[:, k], k] for name, v in joined.items()},
+            float(remaining[k]),
+            options,
+        )
+        for k, problem in enumerate(problem.split(data))
+    ]
+
+
 def _steps_left(remaining: float, options: Options) -> int:
     """Steps to the end if the likelihood rose no more: a lower bound before the peak is found."""
     share = (options.num_delete or max(options.num_live // 10, 1)) / options.num_live

@@ -119,25 +119,70 @@ def run(problem: Problem, key: Any, session: Session, options: Options) -> Poste
         state, draws = init(key, problem.data), {}
     else:
         state, draws = unpack(saved, jax.eval_shape(init, key, problem.data))
-    done, wanted = int(np.asarray(state[1].i).ravel()[0]), options.num_samples
+    numbers = functools.partial(_numbers, problem, draws)
+    wanted = options.num_samples
     while True:
         total = options.num_warmup + wanted
-        while done < total:
-            stage_end = options.num_warmup if done < options.num_warmup else total
-            n = min(options.chunk, stage_end - done)
-            state, out = advance(state, n, problem.data)
-            if done >= options.num_warmup:
-                for name, value in out.items():
-                    draws.setdefault(name, []).append(np.asarray(value)[:n])
-            done += n
-            session.report(done, total, functools.partial(_numbers, problem, draws))
-            session.tick(state, draws, done=done >= total)
+        state = _sample(advance, state, draws, problem.data, total, session, options, numbers)
         joined = {k.split("/", 1)[1]: v[:wanted] for k, v in pack((), draws).items()}
         posterior = _posterior(problem, joined, options)
         most = options.max_samples or 20 * options.num_samples
         if not options.until or wanted >= most or reached(posterior.stats, options.until):
             return posterior
         wanted = min(wanted + options.num_samples, most)
+
+
+def run_many(
+    problem: Problem, keys: Any, data: Any, session: Session, options: Options
+) -> list[Posterior]:
+    """As `run`, for all items of the data side by side."""
+    if options.until:
+        raise ValueError("until= is for one fit: many would all wait for the slowest")
+    one = functools.partial(_advance, problem=problem, options=options)
+    advance = jax.jit(jax.vmap(one, in_axes=(0, None, 0), out_axes=(0, 1)))
+    init = jax.jit(jax.vmap(functools.partial(_init, problem=problem, options=options)))
+    saved = session.load()
+    if saved is None:
+        state, draws = init(keys, data), {}
+    else:
+        state, draws = unpack(saved, jax.eval_shape(init, keys, data))
+    total = options.num_warmup + options.num_samples
+    numbers = functools.partial(_evaluations, draws)
+    _sample(advance, state, draws, data, total, session, options, numbers)
+    joined = {k.split("/", 1)[1]: v[: options.num_samples] for k, v in pack((), draws).items()}
+    return [
+        _posterior(problem, {name: v[:, k] for name, v in joined.items()}, options)
+        for k, problem in enumerate(problem.split(data))
+    ]
+
+
+def _sample(
+    advance: Any,
+    state: Any,
+    draws: dict[str, list[np.ndarray]],
+    data: Any,
+    total: int,
+    session: Session,
+    options: Options,
+    numbers: Any,
+) -> Any:
+    """Steps up to `total`, warm-up included; `draws` grow."""
+    done = int(np.asarray(state[1].i).ravel()[0])
+    while done < total:
+        stage_end = options.num_warmup if done < options.num_warmup else total
+        n = min(options.chunk, stage_end - done)
+        state, out = advance(state, n, data)
+        if done >= options.num_warmup:
+            for name, value in out.items():
+                draws.setdefault(name, []).append(np.asarray(value)[:n])
+        done += n
+        session.report(done, total, numbers)
+        session.tick(state, draws, done=done >= total)
+    return state
+
+
+def _evaluations(draws: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+    return {"evaluations": sum(int(np.sum(x)) for x in draws.get("num_steps", ()))}
 
 
 def _numbers(problem: Problem, draws: dict[str, list[np.ndarray]]) -> dict[str, Any]:
