@@ -149,7 +149,7 @@ def _order(flux: np.ndarray, unit: np.ndarray, good: np.ndarray) -> np.ndarray:
 
     Stars off the sequences of the cluster would make the blocks of others wide.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     log_flux = np.log(np.where(good, flux / unit, 1.0))
     bright = np.sum(log_flux, axis=1) / np.maximum(good.sum(axis=1), 1)
@@ -158,7 +158,7 @@ def _order(flux: np.ndarray, unit: np.ndarray, good: np.ndarray) -> np.ndarray:
         colour = np.where(good, log_flux - bright[:, None], np.nan)
         usual = [np.nanmedian(c) if g.any() else 0.0 for c, g in zip(colour.T, good.T)]
         place = np.where(good, log_flux, bright[:, None] + np.array(usual))
-        near = cKDTree(place).query(place, k=NEIGHBOURS + 1, p=np.inf)[0][:, -1]
+        near = KDTree(place).query(place, k=NEIGHBOURS + 1, p=np.inf)[0][:, -1]
         alone = near > ALONE * np.median(near)
     return np.lexsort((bright, alone))
 
