@@ -15,7 +15,7 @@ from brutax import infer
 METHODS = {
     "nuts": dict(num_warmup=300, num_samples=1000, num_chains=4, chunk=1),
     "ensemble": dict(num_warmup=300, num_samples=1000, chunk=1),
-    "nested": dict(num_live=200, chunk=1),
+    "nested": dict(num_live=300, num_delete=2, chunk=1),
     "map": dict(num_steps=400, chunk=1),
     "mle": dict(num_steps=400, chunk=1),
     "dynesty": dict(nlive=200),
