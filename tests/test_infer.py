@@ -309,6 +309,21 @@ def test_chains_that_start_about_the_maximum(tmp_path, monkeypatch):
         infer.fit(problem, "nuts", start="middle")
 
 
+def test_chains_in_turn_are_those_side_by_side(tmp_path):
+    """The same posterior; and they go on from a checkpoint, bit for bit."""
+    how = dict(num_warmup=100, num_samples=150, num_chains=3, chunk=60)
+    problem = gaussian_problem()
+    aside = infer.fit(problem, "nuts", key=5, **how)
+    apart = infer.fit(problem, "nuts", key=5, in_turn=True, **how)
+    assert apart.n_chains == 3 and apart.samples["a"].shape == aside.samples["a"].shape
+    error = np.hypot(*(x.samples["a"].std() / np.sqrt(x.ess) for x in (aside, apart)))
+    assert abs(apart.samples["a"].mean() - aside.samples["a"].mean()) < 4 * error
+    short = how | dict(num_samples=60)
+    infer.fit(problem, "nuts", key=5, in_turn=True, checkpoint=tmp_path / "c.h5", **short)
+    longer = infer.fit(problem, "nuts", key=5, in_turn=True, checkpoint=tmp_path / "c.h5", **how)
+    np.testing.assert_array_equal(longer.samples["a"], apart.samples["a"])
+
+
 def test_bayes_factors_and_suspiciousness():
     """Wider priors cost evidence, and no suspiciousness (Handley & Lemos 2019)."""
     posts = {}

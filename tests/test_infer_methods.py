@@ -119,6 +119,8 @@ def test_mle_is_the_maximum_of_the_likelihood():
         assert post.ok and post.method == "mle"
     with pytest.raises(ValueError, match="2 values to start from, for 1 free"):
         infer.fit(problem, "mle", start=[0.3, 1.0])
+    with pytest.raises(ValueError, match="curvature is hessian or differences, found 'none'"):
+        infer.fit(problem, "map", num_draws=10, curvature="none")
     with pytest.raises(ValueError, match="found 'middle'"):
         infer.fit(problem, "mle", start="middle")
     prior = {"x": dist.Uniform(0.0, 1.0)}
@@ -126,9 +128,11 @@ def test_mle_is_the_maximum_of_the_likelihood():
         infer.fit(infer.Problem(prior, measured, 0.978), "mle", start=[1.5])
 
 
-def test_laplace_draws_are_exact_for_a_gaussian_and_weighted_otherwise():
+@pytest.mark.parametrize("curvature", ["hessian", "differences"])
+def test_laplace_draws_are_exact_for_a_gaussian_and_weighted_otherwise(curvature):
     logz, mean, std = exact()
-    post = infer.fit(gaussian_problem(), "map", key=2, num_starts=8, num_draws=2000)
+    how = {"num_starts": 8, "curvature": curvature}
+    post = infer.fit(gaussian_problem(), "map", key=2, num_draws=2000, **how)
     assert abs(post.logz - logz) < 1e-3 and post.logz_err < 1e-3
     assert abs(post.stats["laplace_logz"] - logz) < 1e-3
     assert post.ok and post.ess > 1990
@@ -141,7 +145,7 @@ def test_laplace_draws_are_exact_for_a_gaussian_and_weighted_otherwise():
         return data * jnp.log(params["x"]) - params["x"]
 
     problem = infer.Problem({"x": dist.LogNormal(0.0, 30.0)}, rate, 3.0)
-    post = infer.fit(problem, "map", num_starts=8, num_draws=20_000)
+    post = infer.fit(problem, "map", num_draws=20_000, **how)
     expected = np.log(2.0) - np.log(30.0 * np.sqrt(2 * np.pi))  # Gamma(3) = 2; prior ~ 1 / x
     assert abs(post.logz - expected) < 4 * post.logz_err + 0.01
     assert abs(post.logz - expected) < 0.5 * abs(post.stats["laplace_logz"] - expected)

@@ -46,6 +46,7 @@ class Options:
     num_tries: int = 64
     until: Mapping[str, float] | None = None
     max_samples: int | None = None
+    in_turn: bool = False  # chains one after the other: where a likelihood does not gain from vmap
     chunk: int = 100  # steps between visits of the host; changes no bit
 
     free = ("num_samples", "until", "max_samples", "chunk")  # what a continued run may change
@@ -94,19 +95,32 @@ def _advance(
     """`n` steps of at most `options.chunk`."""
     frame, chains = state
     kernel = _kernel(problem, options, data, frame)
-    keys = jax.random.split(jax.random.key(0), options.num_chains)
-    kernel.init(keys, options.num_warmup, chains.z, (), {})  # sets up its schedule; state is ours
+    # sets up the schedule of the kernel; the state is ours
+    if options.in_turn:
+        kernel.init(jax.random.key(0), options.num_warmup, chains.z[0], (), {})
+    else:
+        keys = jax.random.split(jax.random.key(0), options.num_chains)
+        kernel.init(keys, options.num_warmup, chains.z, (), {})
+    place = (lambda z: z) if frame is None else frame.place
 
     def step(state: Any, i: Any) -> tuple[Any, dict[str, Any]]:
         state = jax.lax.cond(i < n, lambda s: kernel.sample(s, (), {}), lambda s: s, state)
         return state, dict(
-            z=state.z if frame is None else jax.vmap(frame.place)(state.z),
+            z=(place if options.in_turn else jax.vmap(place))(state.z),
             potential=state.potential_energy,
             diverging=state.diverging,
             num_steps=state.num_steps,
         )
 
-    chains, out = jax.lax.scan(step, chains, jnp.arange(options.chunk))
+    def walk(chains: Any) -> tuple[Any, dict[str, Any]]:
+        return jax.lax.scan(step, chains, jnp.arange(options.chunk))
+
+    if not options.in_turn:
+        chains, out = walk(chains)
+        return (frame, chains), out
+    # side by side, chains would wait in every step for the longest tree among them
+    chains, out = jax.lax.map(walk, chains)
+    out = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), out)
     return (frame, chains), out
 
 
