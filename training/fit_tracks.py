@@ -5,7 +5,8 @@
 Reads `../shared/data/models/mist_eep_tracks_vvcrit0.0.h5` (MIST v1.2: Dotter 2016; Choi et al.
 2016; as repackaged by EXOZIPPy). Tensor-product splines in (log10 mass, EEP, [Fe/H]) are fitted by
 penalised least squares: a fine one for age, luminosity, temperature and d(age)/d(EEP), a coarser
-one for surface [Fe/H]. Tracks that are missing, failed or held out carry no weight.
+one for surface [Fe/H]. Tracks that are missing, failed or held out carry no weight, but in the
+shipped fit they are bridged where tracks on both sides go on.
 """
 
 import argparse
@@ -38,6 +39,10 @@ FINE = 4  # outputs of the fine spline
 ROUGHNESS = (1e-4, 1e-4, 1e-3)  # along mass, EEP, [Fe/H]; chosen by the error at held-out nodes
 HELD_OUT = 0.05
 STRETCH = 12  # EEPs
+TIP, TURN_OFF = 605, 454  # primary EEPs: the tip of the giant branch, the end of the main sequence
+SHORT = 0.1  # dex below the tips of other compositions at which a track has not reached its own
+GIANTS = 2.0  # Msun: lighter stars have a helium flash
+REACH = 3  # tracks away in mass, at most, from those that bridge a gap
 PHASES = {
     "pre-main sequence": (1, 201),
     "main sequence": (202, 453),
@@ -86,7 +91,70 @@ def read_tracks() -> Tracks:
             out = (np.log10(age[:end]) + 9.0, logl, logt, weight, surface[:end] - feh[j])
             value[i, :end, j] = np.stack(out, axis=-1)
             last[i, j] = end
-    return Tracks(np.log10(mini[keep]), eep, feh, value, last)
+    return without_stretched(Tracks(np.log10(mini[keep]), eep, feh, value, last))
+
+
+def without_stretched(tracks: Tracks) -> Tracks:
+    """Cuts at the end of the main sequence the tracks that stop on the giant branch.
+
+    Their last model is labelled as the tip, and all EEPs on the way to it are stretched.
+    """
+    value, last = tracks.value.copy(), tracks.last.copy()
+    tip = np.where(last > TIP, value[:, TIP - FIRST_EEP, :, 1], np.nan)
+    for i, j in np.argwhere(last == TIP):
+        light = tracks.logm[i] < np.log10(GIANTS)
+        if light and value[i, TIP - FIRST_EEP, j, 1] < np.nanmax(tip[i]) - SHORT:
+            value[i, TURN_OFF:, j], last[i, j] = np.nan, TURN_OFF
+    return tracks._replace(value=value, last=last)
+
+
+def bridged(tracks: Tracks) -> Tracks:
+    """Continues tracks that end before those on both sides of them do.
+
+    A continuation grows as those of the tracks on both sides, in mass if some are near, else in
+    [Fe/H]; then in mass those that are left, between tracks of which some were bridged.
+    """
+    for axis in (0, 1, 0):
+        value, last = tracks.value.copy(), tracks.last.copy()
+        along = (tracks.logm, tracks.feh)[axis]
+        for at in np.argwhere((tracks.last >= 300) & (tracks.last < LAST_EEP)):
+            end, sides = tracks.last[tuple(at)], []
+            for way in (-1, 1):
+                for step in range(1, (REACH if axis == 0 else 1) + 1):
+                    side = at.copy()
+                    side[axis] += way * step
+                    if not 0 <= side[axis] < along.size:
+                        break
+                    if tracks.last[tuple(side)] > end:
+                        sides.append(tuple(side))
+                        break
+            if len(sides) < 2:
+                continue
+            i, j = at
+            x0, x1 = (along[side[axis]] for side in sides)
+            share = (along[at[axis]] - x0) / (x1 - x0)
+            upto = min(tracks.last[side] for side in sides)
+            one, two = (
+                tracks.value[a, end:upto, b] - tracks.value[a, end - 1, b] for a, b in sides
+            )
+            value[i, end:upto, j] = value[i, end - 1, j] + (1.0 - share) * one + share * two
+            last[i, j] = upto
+        tracks = tracks._replace(value=value, last=last)
+    return tracks
+
+
+def bridge_errors(tracks: Tracks) -> dict:
+    """What bridges are worth: those of all whole tracks of 0.9-1.2 Msun at one [Fe/H]."""
+    light = (tracks.logm > np.log10(0.89)) & (tracks.logm < np.log10(1.21))
+    out = {}
+    for j in np.flatnonzero((tracks.feh > -0.6) & (tracks.feh < 0.1)):
+        value, last = tracks.value.copy(), tracks.last.copy()
+        value[light, TURN_OFF:, j], last[light, j] = np.nan, TURN_OFF
+        where = np.zeros(value.shape[:3], bool)
+        where[light, TURN_OFF:, j] = True
+        model = bridged(tracks._replace(value=value, last=last)).value
+        out[f"[Fe/H] {tracks.feh[j]:.2f}"] = errors(tracks, model, where)
+    return out
 
 
 def breaks_in_eep(fine: bool) -> np.ndarray:
@@ -183,6 +251,8 @@ def errors(tracks: Tracks, model: np.ndarray, where: np.ndarray) -> dict:
         rows = (tracks.eep >= low) & (tracks.eep <= high)
         part = gap[:, rows][where[:, rows]]
         part = part[np.isfinite(part).all(axis=1)]
+        if not len(part):
+            continue
         out[name] = {
             output: [round(float(q), 5) for q in np.quantile(part[:, k], (0.5, 0.95, 0.99))]
             for k, output in enumerate(OUTPUTS)
@@ -261,7 +331,9 @@ def main() -> None:
     model = evaluate(tracks, fit(tracks, seen & ~whole, steps=100))
     report["held-out tracks"] = errors(tracks, model, whole)
 
-    result = fit(tracks, seen)
+    report["bridges"] = bridge_errors(tracks)
+    whole_tracks = bridged(tracks)
+    result = fit(whole_tracks, np.isfinite(whole_tracks.value).all(axis=-1))
     outputs = [*np.moveaxis(result.coef[0], -1, 0), *np.moveaxis(result.coef[1], -1, 0)]
     packed = [pack(one, q) for one, q in zip(outputs, QUANTUM, strict=True)]
     coef = [unpack(one, q) for one, q in zip(packed, QUANTUM)]
@@ -275,7 +347,7 @@ def main() -> None:
             print(f"  {phase:18s}", row)
     for name, row in report["gradients"].items():
         print(name, row)
-    last = usable(tracks, model)
+    last = usable(whole_tracks, model)
     np.savez_compressed(
         TARGET,
         mini=10.0**tracks.logm,
@@ -286,11 +358,17 @@ def main() -> None:
         **{f"knots_{k}": x for k, x in enumerate(result.knots[0])},
         **{f"slow_knots_{k}": x for k, x in enumerate(result.knots[1])},
     )  # fmt: skip
-    cut = (last < tracks.last) & (tracks.last > 0)
+    cut = (last < whole_tracks.last) & (tracks.last > 0)
+    longer = whole_tracks.last > tracks.last
     report["coefficients"] = int(sum(c.size for c in coef))
     report["table values"] = int(np.isfinite(tracks.value).sum())
     report["bytes"] = TARGET.stat().st_size
-    report["tracks"] = {"all": last.size, "absent": int((last == 0).sum()), "cut": int(cut.sum())}
+    report["tracks"] = {
+        "all": last.size,
+        "absent": int((last == 0).sum()),
+        "cut": int(cut.sum()),
+        "bridged": int(longer.sum()),
+    }
     print(report["coefficients"], report["table values"], report["bytes"], report["tracks"])
     print(f"{time.perf_counter() - begin:.0f} s")
     RESULT.write_text(json.dumps(report, indent=1) + "\n")
