@@ -4,10 +4,12 @@
 
 speed: one call for 100 and 500 simulated stars in 8 bands with parallaxes, value and gradient, at
 `Layout()`; brutus' call with 1000 EEPs and 21 secondary fractions. smooth: ln L of 100 stars of 2 %
-along every parameter, its residuals from a polynomial over two deviations, and its difference to a
-lattice 16 times as fine at 12 points of the posterior (the scatter counts, not the constant). nuts:
-four chains of a cluster of 100 stars. recovery: simulated clusters with companions and 20 % field
-stars, ranks and coverage of their parameters. m67: members and field of `NGC_2682.fits`.
+along every parameter and its difference to lattices of 16 times as many segments: the residuals of
+that from cubics over half a deviation (roughness), its scatter where ln L is within 5 nats of its
+maximum, and at 12 points of the posterior (the scatter counts, not the constant). nuts:
+four chains of a cluster of 100 stars, until R-hat is below 1.01 and the effective draws are 400.
+recovery: simulated clusters with companions and 20 % field stars, ranks and coverage of their
+parameters. m67: members and field of `NGC_2682.fits`.
 
 Simulated stars lie on the segments of a lattice twice as fine in both directions.
 """
@@ -17,6 +19,7 @@ import os
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from _brutus_files import BANDS, write_files
 from _common import answer, in_own_process, known, parser, save_figure, table, write
+from scipy.stats import kstest
 
 PARTS = ("speed", "smooth", "nuts", "recovery", "m67")
 TRUTH = {"feh": 0.0, "loga": 9.6, "av": 0.15, "rv": 3.1, "distance_pc": 850.0}
@@ -33,7 +37,10 @@ ERROR, PARALLAX_ERROR = 0.02, 0.05  # of fluxes; [mas]
 FAINT = 19.0  # r magnitude
 WIDTH = {"feh": 0.02, "loga": 0.01, "av": 0.02, "rv": 0.1, "distance_pc": 10.0}  # about a deviation
 WIDTH |= {"field_fraction": 0.04, "binary_fraction": 0.05}
-SMOOTHED = 6  # degree of the polynomial
+STEPS = np.linspace(-2.0, 2.0, 81)  # deviations
+LEAST_DRAWS = 100  # effective, of the recovered posteriors
+NEAR = 5.0  # nats
+WINDOW = 11  # steps that the polynomials of roughness go over
 
 
 def simulate(pop: Any, truth: dict[str, float], count: int, seed: int) -> dict[str, np.ndarray]:
@@ -149,31 +156,37 @@ def beside_peer(args: Any) -> dict[str, Any]:
 def smooth(case: dict[str, Any]) -> dict[str, Any]:
     """Roughness along every parameter, and convergence."""
     import equinox as eqx
+    from scipy.signal import savgol_filter
 
     pop = population()
     stars = simulate(pop, TRUTH, 100, case["seed"])
-    model, finer = build(stars, pop), build(stars, pop, 4)
+    usual, finer, finest = (build(stars, pop, k) for k in (1, 2, 4))
 
     @eqx.filter_jit
     def along(model: Any, points: Any) -> Any:
         return jax.lax.map(lambda p: model.log_likelihood(p), points)
 
-    rough, lines = {}, {}
+    rough, away, lines = {}, {}, {}
     for name, width in WIDTH.items():
-        offset = np.linspace(-2.0, 2.0, 81)
-        points = {k: np.full(81, x) for k, x in TRUTH.items()}
-        points[name] = points[name] + width * offset
-        line = np.asarray(along(model, jax.tree.map(jnp.asarray, typed_rows(points))), float)
-        smoothed = np.polynomial.Chebyshev.fit(offset, line, SMOOTHED)(offset)
-        rough[name], lines[name] = float(np.std(line - smoothed)), (line - smoothed).tolist()
+        points = {k: np.full(STEPS.size, x) for k, x in TRUTH.items()}
+        points[name] = points[name] + width * STEPS
+        line, exact = (np.asarray(along(m, typed_rows(points)), float) for m in (usual, finest))
+        gap = line - exact  # what the function itself does within half a deviation cancels
+        rough[name] = float(np.std(gap - savgol_filter(gap, WINDOW, 3)))
+        near = exact > exact.max() - NEAR
+        away[name] = float(np.std(gap[near]))
+        lines[name] = [(x - exact.max()).tolist() for x in (line, exact)]
     rng = np.random.default_rng(case["seed"])
-    points = {k: x + 0.5 * WIDTH[k] * rng.normal(size=12) for k, x in TRUTH.items()}
-    points = typed_rows(points)
-    gap = np.asarray(along(model, points), float) - np.asarray(along(finer, points), float)
+    points = typed_rows({k: x + 0.5 * WIDTH[k] * rng.normal(size=12) for k, x in TRUTH.items()})
+    values = [np.asarray(along(m, points), float) for m in (usual, finer, finest)]
     return {
         "roughness_nats": rough,
-        "residuals": lines,
-        "convergence": {"mean": gap.mean(), "scatter": gap.std(ddof=1), "gaps": gap},
+        "scatter_from_16_times": away,
+        "lines": lines,
+        "convergence": {
+            f"{k * k} times": {"mean": np.mean(x - values[2]), "scatter": np.std(x - values[2])}
+            for k, x in zip((1, 2), values)
+        },
     }
 
 
@@ -199,7 +212,8 @@ def sampled(pop: Any, stars: dict[str, np.ndarray], seed: int, **how: Any) -> tu
 def nuts(case: dict[str, Any]) -> dict[str, Any]:
     pop = population()
     stars = simulate(pop, TRUTH, 100, case["seed"])
-    how = {"num_warmup": 150, "num_samples": 150}
+    how = {"num_warmup": 150, "num_samples": 100, "until": {"rhat": 1.01, "ess": 400}}
+    how |= {"max_samples": 1500, "chunk": 50}
     post, seconds = sampled(pop, stars, case["seed"], **how)
     rhat = max(float(np.max(v)) for k, v in post.stats.items() if k.startswith("rhat/"))
     rows = {k: [float(r.mean), float(r.std), TRUTH[k]] for k, r in post.summary().items()}
@@ -214,12 +228,32 @@ def nuts(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def recovery(case: dict[str, Any]) -> dict[str, Any]:
-    """Ranks of the truth among the draws, and coverage, of simulated clusters."""
-    pop, rng = population(), np.random.default_rng(case["seed"])
-    ranks: dict[str, list[float]] = {}
+def approximated(problem: Any, seed: int) -> Any:
+    """The posterior by weighted draws of the Gaussian at its maximum; by NUTS if these are few."""
+    from brutax import infer
+
+    post = infer.fit(
+        problem, "map", key=seed, num_starts=3, num_tries=256, num_steps=80,
+        num_draws=800, curvature="differences",
+    )  # fmt: skip
+    if post.ess >= LEAST_DRAWS:
+        return post
+    return infer.fit(
+        problem, "nuts", key=seed, start="map", num_tries=256, max_tree_depth=6,
+        num_warmup=150, num_samples=200, num_chains=2,
+    )  # fmt: skip
+
+
+def recovery(case: dict[str, Any]) -> list[dict[str, Any]]:
+    """Ranks and pulls of the truth in the posteriors of simulated clusters, on one core."""
+    from brutax.analysis.cluster import cluster_prior, cluster_problem
+
+    os.sched_setaffinity(0, {case["core"]})
+    pop, rows = population(), []
     started = time.perf_counter()
-    for k in range(case["clusters"]):
+    jax.config.update("jax_compilation_cache_dir", case["folder"])  # clusters share their programs
+    for k in case["numbers"]:
+        rng = np.random.default_rng(1000 + k)
         truth = TRUTH | {
             "feh": rng.uniform(-0.3, 0.3),
             "loga": rng.uniform(9.2, 9.9),
@@ -227,15 +261,57 @@ def recovery(case: dict[str, Any]) -> dict[str, Any]:
             "distance_pc": rng.uniform(500.0, 1500.0),
             "binary_fraction": rng.uniform(0.2, 0.7),
         }
-        stars = simulate(pop, truth, case["stars"], 1000 + k)
-        post, _ = sampled(pop, stars, k, num_warmup=100, num_samples=100, num_chains=2)
+        model = build(simulate(pop, truth, case["stars"], 1000 + k), pop)
+        post = approximated(cluster_problem(model, cluster_prior(model, rv=TRUTH["rv"])), k)
+        weight = post.weights / post.weights.sum()
+        row: dict[str, Any] = {"cluster": k, "method": post.method, "ess": float(post.ess)}
+        row |= {"rank": {}, "pull": {}}
         for name, draws in post.samples.items():
             if np.ptp(draws) > 0:
-                ranks.setdefault(name, []).append(float(np.mean(draws < truth[name])))
-        print(f"cluster {k + 1}: {time.perf_counter() - started:.0f} s", flush=True)
-    out: dict[str, Any] = {"clusters": case["clusters"], "stars": case["stars"], "ranks": ranks}
+                draws = np.asarray(draws, float)
+                mean = np.sum(weight * draws)
+                spread = np.sqrt(np.sum(weight * (draws - mean) ** 2))
+                row["rank"][name] = float(np.sum(weight * (draws < truth[name])))
+                row["pull"][name] = float((mean - truth[name]) / spread)
+        rows.append(row)
+        with open(case["rows"], "a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"cluster {k}: {time.perf_counter() - started:.0f} s", flush=True)
+    return rows
+
+
+def recovered(args: Any, case: dict[str, Any]) -> dict[str, Any]:
+    """Clusters shared among the cores; those in the file `--rows` are not fitted again."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(args.rows or Path(folder) / "rows.jsonl")
+        rows = [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
+        left = sorted(set(range(args.clusters)) - {row["cluster"] for row in rows})
+        cores = sorted(os.sched_getaffinity(0))
+        shares = [left[i :: len(cores)] for i in range(len(cores))]
+        with ThreadPoolExecutor(len(cores)) as pool:
+            jobs = [
+                pool.submit(
+                    in_own_process, __file__,
+                    case | {"core": core, "numbers": share, "rows": str(path), "folder": folder},
+                )
+                for core, share in zip(cores, shares)
+                if share
+            ]  # fmt: skip
+            rows += [row for job in jobs for row in job.result()]
+    rows.sort(key=lambda row: row["cluster"])
+    names = list(rows[0]["rank"])
+    out: dict[str, Any] = {
+        "stars": case["stars"],
+        "clusters": len(rows),
+        "by_nuts": sum(row["method"] == "nuts" for row in rows),
+        "ess": sorted(row["ess"] for row in rows),
+        "ranks": {name: [row["rank"][name] for row in rows] for name in names},
+        "pulls": {name: [row["pull"][name] for row in rows] for name in names},
+    }
+    out["uniform_p"] = {k: float(kstest(v, "uniform").pvalue) for k, v in out["ranks"].items()}
+    out["pull_mean_std"] = {k: [np.mean(v), np.std(v)] for k, v in out["pulls"].items()}
     for level in (0.68, 0.95):
-        inside = {k: np.abs(np.array(r) - 0.5) < level / 2 for k, r in ranks.items()}
+        inside = {k: np.abs(np.array(r) - 0.5) < level / 2 for k, r in out["ranks"].items()}
         out[f"coverage_{level}"] = {k: float(np.mean(v)) for k, v in inside.items()}
     return out
 
@@ -252,6 +328,7 @@ def m67(case: dict[str, Any]) -> dict[str, Any]:
         cluster_problem,
         make_stars,
         members,
+        mock_members,
     )
     from brutax.plotting import cluster_diagram
 
@@ -288,7 +365,12 @@ def m67(case: dict[str, Any]) -> dict[str, Any]:
     found = members(model, post.samples, post.weights)
     with np.errstate(invalid="ignore", divide="ignore"):
         mag = -2.5 * np.log10(stars.flux)
-    figure, _ = cluster_diagram(model, mag, post.samples, found, colour=tuple(case["colour"]))
+    error = np.nanmedian(1.0857 * stars.flux_err / stars.flux, axis=0)
+    made = mock_members(model, post.samples, 40_000).mag
+    made = made + error * np.random.default_rng(0).normal(size=made.shape)
+    figure, _ = cluster_diagram(
+        model, mag, post.samples, found, colour=tuple(case["colour"]), predicted=made
+    )
     save_figure(figure, "cluster_m67")
     rows = {
         k: [np.asarray(r.mean, float).tolist(), np.asarray(r.std, float).tolist()]
@@ -308,11 +390,14 @@ def m67(case: dict[str, Any]) -> dict[str, Any]:
 def draw(found: dict[str, Any]) -> None:
     import matplotlib.pyplot as plt
 
-    figure, ax = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    for name, line in found["residuals"].items():
-        ax.plot(np.linspace(-2.0, 2.0, len(line)), line, lw=1, label=name)
-    ax.set(xlabel="offset  [about one deviation]", ylabel="ln L less a polynomial  [nats]")
-    ax.legend(fontsize=8)
+    figure, (top, bottom) = plt.subplots(2, figsize=(6.4, 6.0), layout="constrained", sharex=True)
+    for name, (line, exact) in found["lines"].items():
+        top.plot(STEPS, exact, lw=1, label=name)
+        gap = np.subtract(line, exact)
+        bottom.plot(STEPS, gap - gap.mean(), lw=1)
+    top.set(ylabel="ln L less its maximum  [nats]", ylim=(-30, 2))
+    bottom.set(xlabel="offset  [about one deviation]", ylabel="less 16 times finer  [nats]")
+    top.legend(fontsize=8)
     save_figure(figure, "cluster_smooth")
 
 
@@ -325,6 +410,7 @@ def main() -> None:
     )
     arguments.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     arguments.add_argument("--clusters", type=int, default=50, help="of the recovery")
+    arguments.add_argument("--rows", help="a file of clusters recovered before, continued")
     arguments.add_argument("--counts", type=int, nargs="+", default=[100, 500], help="of speed")
     args = arguments.parse_args()
     if args.case:
@@ -336,12 +422,17 @@ def main() -> None:
             results[part] = beside_peer(args)
             continue
         case: dict[str, Any] = {"what": part, "seed": 1}
-        case |= {"clusters": args.clusters, "stars": 100}
+        case |= {"stars": 100}
         case |= {"table": str(args.shared / "observed/NGC_2682.fits"), "least": 0.5}
         case |= {"bands": M67_BANDS, "floor": 0.02, "colour": M67_COLOUR, "scatter": True}
         case |= {"zero_points": 0.0, "warmup": 150, "draws": 150}
-        results[part] = in_own_process(__file__, case)
-        shown = {k: v for k, v in results[part].items() if k not in ("residuals", "ranks")}
+        if part == "recovery":
+            results[part] = recovered(args, case)
+        else:
+            results[part] = in_own_process(__file__, case)
+        shown = {
+            k: v for k, v in results[part].items() if k not in ("lines", "ranks", "pulls", "ess")
+        }
         print(part, json.dumps(shown, indent=1))
         if part == "smooth":
             draw(results[part])

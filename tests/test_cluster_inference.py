@@ -18,6 +18,7 @@ from brutax.analysis.cluster import (
     cluster_problem,
     make_stars,
     members,
+    mock_members,
 )
 from brutax.analysis.cluster.inference import log_likelihood
 from brutax.analysis.cluster.lattice import segments_of_tiles
@@ -113,6 +114,21 @@ def test_numpyro_program_has_the_posterior_of_the_problem(model):
     )
 
 
+@pytest.mark.slow
+def test_search_for_the_maximum_climbs(model):
+    """From the truth, and from draws; the Gaussian there gives draws and an evidence."""
+    problem = cluster_problem(model, cluster_prior(model, rv=TRUTH["rv"]))
+    free = {k: np.float32(x) for k, x in TRUTH.items() if k != "rv"}
+    there = problem.density(problem.prior.to_real(free), problem.data)
+    post = infer.fit(
+        problem, "map", key=1, start=free, num_starts=2, num_steps=20, chunk=20,
+        num_draws=50, curvature="differences",
+    )  # fmt: skip
+    best = float((post.log_likelihood + post.log_prior).max())
+    assert best > float(there.log_likelihood + there.log_prior)
+    assert np.isfinite(post.log_evidence) and np.ptp(post.samples["loga"]) > 0
+
+
 def test_priors_are_checked(model, pop):
     with pytest.raises(ValueError, match="'metallicity' is no parameter"):
         cluster_prior(model, metallicity=0.0)
@@ -168,6 +184,34 @@ def test_oddities_of_members(pop, sample):
     assert np.isfinite(found.mass[[0, 3, 4, 5]]).all()
     with pytest.raises(ValueError, match="no draws"):
         members(odd, {})
+
+
+@pytest.mark.slow
+def test_mock_members_follow_mass_and_companions(model, pop):
+    """Even in initial mass, companions by their fraction, single stars on the isochrone."""
+    draw = {k: np.full(2, x, np.float32) for k, x in TRUTH.items()}
+    stars = mock_members(model, draw, 20_000, seed=3)
+    low, high = stars.mass.min(), stars.mass.max()
+    assert low < 0.102 and stars.mag.shape == (20_000, 3)
+    even = (stars.mass < high - 0.1) & (stars.mass > low)
+    quarters = np.quantile(stars.mass[even], [0.25, 0.5, 0.75])
+    wide = stars.mass[even].max() - low
+    np.testing.assert_allclose(quarters, low + wide * np.array([0.25, 0.5, 0.75]), atol=0.02)
+    paired = stars.eep < 480
+    share = np.mean(stars.ratio[paired] > 0)
+    assert share == pytest.approx(TRUTH["binary_fraction"], abs=4 * np.sqrt(0.24 / 20_000))
+    # main-sequence stars alone are those of the population, but for the scatter
+    spread = mock_members(model, {**draw, "scatter": np.full(2, 0.2, np.float32)}, 4000, seed=3)
+    for some, width in ((stars, 0.0), (spread, 0.2)):
+        alone = np.flatnonzero((some.ratio == 0) & (some.eep < 400) & (some.mass > 0.5))[:200]
+        sed, _, _ = pop.get_seds(
+            feh=TRUTH["feh"], loga=TRUTH["loga"], av=TRUTH["av"], rv=TRUTH["rv"],
+            dist=TRUTH["distance_pc"], eep=some.eep[alone], apply_corr=False,
+        )  # fmt: skip
+        off = np.median(np.abs(some.mag[alone] - sed)) / 0.6745
+        assert off == pytest.approx(width, abs=0.03)
+    with pytest.raises(ValueError, match="no draws"):
+        mock_members(model, {})
 
 
 # ---- the command ---------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ def test_likelihood_is_the_mixture_over_the_segments(model, data):
     w = np.asarray(grid.tiles.weight, float)
     assert w.sum() == pytest.approx(1.0, abs=2e-6)
     t = (np.arange(400) + 0.5) / 400
-    reddening = np.asarray(model._reddening(jax.tree.map(jnp.asarray, p)), float)
+    reddening = np.asarray(model.reddening(jax.tree.map(jnp.asarray, p)), float)
     peak, pm_norm = 1000 / p.distance_pc + p.parallax_offset, -np.log(2 * np.pi)
     pm, pm_err = np.asarray(extra["pm"]), extra["pm_err"]
     for i in (0, 3, 12, 19):

@@ -50,6 +50,8 @@ class Problem:
     arrays, given to compiled programs as an argument. `predict(params, data)` returns what a
     model looks like, an array or a dictionary of arrays; where `components` are named it takes
     `component=`, a tuple of names. `null(data)` is the log-likelihood without any model.
+    With `in_turn` chains and searches go one after the other: where a likelihood does not gain from
+    `jax.vmap`.
     """
 
     def __init__(
@@ -62,11 +64,13 @@ class Problem:
         bounds: Mapping[str, tuple[float, float]] | None = None,
         components: tuple[str, ...] = (),
         null: Callable[[Any], Any] | None = None,
+        in_turn: bool = False,
     ) -> None:
         self.prior = Prior(prior, bounds)
         self.log_likelihood = log_likelihood
         self.data = jax.tree.map(jnp.asarray, data)
         self.predict, self.components, self.null = predict, tuple(components), null
+        self.in_turn = in_turn
         self._free = jax.jit(
             jax.vmap(lambda z: {k: self.prior.from_real(z)[0][k] for k in self.prior.free})
         )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 TWINS = 2.5 * np.log10(2.0)  # [mag] that two equal stars are brighter than one
 SHOWN = 40  # draws whose isochrones make the band
+CELLS = (60, 90)  # of the density of predicted stars, in colour and magnitude
 
 
 def cluster_diagram(
@@ -25,6 +26,7 @@ def cluster_diagram(
     *,
     colour: tuple[str, str] | None = None,
     band: str | None = None,
+    predicted: Any = None,
     draws: int = SHOWN,
     seed: int = 0,
     ax: "Axes | None" = None,
@@ -34,8 +36,10 @@ def cluster_diagram(
     `mag`: observed magnitudes (star, band) in the bands of the model, NaN where there is none;
     `samples` by parameter, (draw, ...). Points are shaded by the membership in `stars`. `colour`
     are two bands (default: the first and the last), `band` that of the magnitude (default: the
-    first of these). Lines are single stars, dashes pairs of equal stars. Raises `ValueError` for
-    bands that the model has not.
+    first of these). Lines are single stars, dashes pairs of equal stars. With `predicted`
+    magnitudes (any, band), such as those of `mock_members` with errors like the catalogue's, their
+    density is shaded: a posterior predictive check. Raises `ValueError` for bands that the model
+    has not.
     """
     bands = list(model.pop.filters)
     blue, red = colour or (bands[0], bands[-1])
@@ -54,6 +58,11 @@ def cluster_diagram(
         fig, ax = new_axes(ax, (5.2, 6.4))
         member = np.ones(len(mag)) if stars is None else np.nan_to_num(stars.member)
         x, y = mag[:, first] - mag[:, second], mag[:, third]
+        seen = np.isfinite(x) & np.isfinite(y)
+        limits = (_limits(x[seen], 0.1), _limits(y[seen], 0.3)) if seen.any() else None
+        if predicted is not None:
+            made = np.asarray(predicted, float)
+            _shade(ax, made[:, first] - made[:, second], made[:, third], limits)
         order = np.argsort(member)
         shade = pyplot().get_cmap("Greys")(0.25 + 0.65 * member[order])
         ax.scatter(x[order], y[order], s=9, c=shade, lw=0, label="stars, dark: members")
@@ -67,10 +76,9 @@ def cluster_diagram(
             if not n:  # for the legend, at full strength
                 ax.plot([], [], c=ACCENT, lw=1.2, label="isochrones of the posterior")
                 ax.plot([], [], c=ACCENT, lw=0.8, ls="--", label="pairs of equal stars")
-        seen = np.isfinite(x) & np.isfinite(y)
-        if seen.any():
-            ax.set_xlim(*_limits(x[seen], 0.1))
-            ax.set_ylim(*_limits(y[seen], 0.3)[::-1])
+        if limits is not None:
+            ax.set_xlim(*limits[0])
+            ax.set_ylim(*limits[1][::-1])
         ax.set(xlabel=f"{_text(blue)} - {_text(red)}  [mag]", ylabel=f"{_text(bright)}  [mag]")
         ax.legend(fontsize=8, labelcolor=INK)
         ax.grid(c=FAINT, alpha=0.15)
@@ -87,6 +95,15 @@ def _isochrone(model: ClusterModel, params: ClusterParams) -> np.ndarray:
     empty = np.asarray(curve.measure) <= 0
     mag[1:][empty] = np.nan
     return mag
+
+
+def _shade(ax: "Axes", x: np.ndarray, y: np.ndarray, limits: Any) -> None:
+    """The density of predicted stars, its square root so that sparse stages show."""
+    range_ = None if limits is None else [list(limits[0]), list(limits[1])]
+    known = np.isfinite(x) & np.isfinite(y)
+    count, across, along = np.histogram2d(x[known], y[known], bins=CELLS, range=range_)
+    ax.pcolormesh(across, along, np.sqrt(count).T, cmap="Blues", alpha=0.7, rasterized=True)
+    ax.fill_between([], [], color="C0", alpha=0.4, label="stars as predicted")
 
 
 def _limits(values: np.ndarray, margin: float) -> tuple[float, float]:

@@ -7,6 +7,8 @@ from brutax.analysis.cluster.isochrone import Layout as Layout
 from brutax.analysis.cluster.lattice import Lattice as Lattice
 from brutax.analysis.cluster.members import Members as Members
 from brutax.analysis.cluster.members import members as members
+from brutax.analysis.cluster.mock import MockMembers as MockMembers
+from brutax.analysis.cluster.mock import mock_members as mock_members
 from brutax.analysis.cluster.model import ClusterModel as ClusterModel
 from brutax.analysis.cluster.model import ClusterParams as ClusterParams
 from brutax.analysis.cluster.model import PerStar as PerStar

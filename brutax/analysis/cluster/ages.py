@@ -76,17 +76,10 @@ def stages_of_mass(
     ages: Ages, coef: Float[Array, "mass stage"], log_mass: Array, feh: Any, loga: Any, low: float
 ) -> Float[Array, " vertex"]:
     """EEPs at which stars of given masses have an age: at fixed mass age grows with EEP."""
-    knots = ages.spline.knots
     fixed, target = jax.lax.stop_gradient(log_mass), jax.lax.stop_gradient(loga)
-    count = int(np.ceil((EEP_TAMS + ROOM - low) / BRACKET)) + 1
-    nodes = low + BRACKET * jnp.arange(count, dtype=coef.dtype)
-    rows = _contract(knots[0], fixed / LN10, coef)
-    table = _contract(knots[1], nodes, rows.T).T
-    k = jnp.clip(jnp.sum(table <= target, axis=1) - 1, 0, count - 2)
-    here = jnp.arange(k.shape[0])
-    below, above = table[here, k], table[here, k + 1]
-    share = jnp.clip((target - below) / jnp.maximum(above - below, 1e-6), 0.0, 1.0)
-    x = _root(knots[1], rows, target, nodes[k], nodes[k + 1], nodes[k] + BRACKET * share)
+    rows, start, share = _bracketed(ages, coef, fixed, target, low)
+    guess = start + BRACKET * share
+    x = _root(ages.spline.knots[1], rows, target, start, start + BRACKET, guess)
 
     def differentiable(x: Array, log_mass: Array) -> Array:
         fixed = jax.lax.stop_gradient((log_mass, feh))
@@ -95,6 +88,30 @@ def stages_of_mass(
         return x - (off - jax.lax.stop_gradient(off)) / jnp.maximum(slope, 1e-4)
 
     return jax.vmap(differentiable)(jax.lax.stop_gradient(x), log_mass)
+
+
+def rough_stages(
+    ages: Ages, coef: Float[Array, "mass stage"], log_mass: Array, loga: Array, low: float
+) -> Float[Array, " vertex"]:
+    """`stages_of_mass` by a line between neighbouring nodes, without derivatives."""
+    _, start, share = _bracketed(ages, coef, log_mass, loga, low)
+    return start + BRACKET * share
+
+
+def _bracketed(
+    ages: Ages, coef: Array, log_mass: Array, loga: Array, low: float
+) -> tuple[Float[Array, "vertex basis"], Float[Array, " vertex"], Float[Array, " vertex"]]:
+    """Splines of age in EEP of some masses, the node before `loga`, and where it is after that."""
+    knots = ages.spline.knots
+    count = int(np.ceil((EEP_TAMS + ROOM - low) / BRACKET)) + 1
+    nodes = low + BRACKET * jnp.arange(count, dtype=coef.dtype)
+    rows = _contract(knots[0], log_mass / LN10, coef)
+    table = _contract(knots[1], nodes, rows.T).T
+    k = jnp.clip(jnp.sum(table <= loga, axis=1) - 1, 0, count - 2)
+    here = jnp.arange(k.shape[0])
+    below, above = table[here, k], table[here, k + 1]
+    share = jnp.clip((loga - below) / jnp.maximum(above - below, 1e-6), 0.0, 1.0)
+    return rows, nodes[k], share
 
 
 class Late(NamedTuple):

@@ -60,7 +60,9 @@ def cluster_problem(model: ClusterModel, prior: Mapping[str, Any] | None = None)
     Chains, starts and draws are taken one after the other, however a sampler maps over them: side
     by side they would compute what each of them leaves out.
     """
-    return Problem(cluster_prior(model) if prior is None else prior, _of_dictionary, model)
+    return Problem(
+        cluster_prior(model) if prior is None else prior, _of_dictionary, model, in_turn=True
+    )
 
 
 def cluster_numpyro(

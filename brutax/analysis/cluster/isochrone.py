@@ -13,7 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from brutax.analysis.cluster.ages import LN10, Ages, masses_at_stages, stages_of_mass
+from brutax.analysis.cluster.ages import (
+    LN10,
+    Ages,
+    masses_at_stages,
+    rough_stages,
+    stages_of_mass,
+)
 from brutax.core import Bolometric, EEPTracks, StarState, StellarPop
 from brutax.core.bolometric import M_BOL_SUN
 from brutax.core.corrections import EEP_TAMS, CorrectionParams
@@ -23,14 +29,16 @@ from brutax.core.state import corrected
 from brutax.priors import KroupaIMF
 from brutax.utils.photometry import LN_PER_MAG
 
+PLACINGS = 3  # rounds in which segments find where EEP changes
+
 
 class Layout(NamedTuple):
     """How finely isochrones are divided: numbers of cells and segments."""
 
     main: int = 240  # cells even in ln mass, up to the end of the main sequence
-    last: int = 24  # of them, those before its end, whose segments shrink towards it
-    hook: int = 96  # segments in these
-    turn: int = 16  # segments in EEP, up to the last stage with companions
+    last: int = 24  # of them, those before its end, whose segments follow mass and EEP
+    hook: int = 128  # segments in these
+    turn: int = 32  # segments in EEP, up to the last stage with companions
     late: int = 352  # cells in EEP, from there on
     late_split: int = 2  # segments in each
     ratios: int = 96  # mass ratios of companions
@@ -92,12 +100,12 @@ def isochrone_curve(
     old = masses_at_stages(tracks, ages, coef, stages, feh, loga)
     low = jnp.where(old.valid[0], old.log_mass[0], jnp.log(tracks.mini_nodes[0]))
     step = (old.log_mass[1] - low) / n
-    even, squeezed = np.arange(n - layout.last), np.arange(layout.hook) / layout.hook
-    chain = np.append(even, n - layout.last * (1.0 - squeezed) ** 2)
-    width = step * jnp.asarray(np.diff(np.append(chain, n)), dtype)
+    hook = _hook(ages, coef, layout, loga, low + (n - layout.last) * step, layout.last * step)
+    chain = jnp.concatenate([jnp.arange(n - layout.last, dtype=dtype), n - layout.last * hook])
+    width = step * jnp.diff(jnp.append(chain, jnp.asarray(n, dtype)))
     # after the chain come the nodes of the table of companions that it passes by
-    place = np.append(chain, np.arange(n - layout.last, n))
-    log_mass = low + step * jnp.asarray(place, dtype)
+    place = jnp.append(chain, jnp.arange(n - layout.last, n, dtype=dtype))
+    log_mass = low + step * place
     young = stages_of_mass(ages, coef, log_mass, feh, loga, layout.eep_min)
     log_mass = jnp.concatenate([log_mass, old.log_mass[1:]])
     mass = jnp.maximum(jnp.exp(log_mass), tracks.mini_nodes[0])  # rounding would leave the models
@@ -141,6 +149,26 @@ def isochrone_curve(
     exists = old.valid[1] & (total > 0)
     measure = measure / jnp.where(total > 0, total, 1.0)
     return Curve(log_flux, log_mass, eep, measure, table, exists)
+
+
+def _hook(
+    ages: Ages, coef: Array, layout: Layout, loga: Array, start: Array, room: Array
+) -> Float[Array, " segment"]:
+    """Where segments of the last cells begin, as shares of `room` in ln mass before the end.
+
+    Half of the segments shrink towards the end, half are even in EEP: where cores contract, a
+    hair's breadth of mass is a long way through the diagram.
+    """
+    start, room, loga = jax.lax.stop_gradient((start, room, loga))
+    level = jnp.arange(layout.hook + 1, dtype=coef.dtype) / layout.hook
+    place = level
+    for _ in range(PLACINGS):
+        log_mass = start + room * (1.0 - (1.0 - place) ** 2)
+        eep = rough_stages(ages, coef, log_mass, loga, layout.eep_min)
+        walk = jnp.cumsum(jnp.abs(jnp.diff(eep)))
+        walk = jnp.append(0.0, walk / jnp.maximum(walk[-1], 1.0))
+        place = jnp.interp(level, 0.5 * (place + walk), place)
+    return (1.0 - place[:-1]) ** 2
 
 
 def _seen(pop: StellarPop, star: StarState, feh: Any, av: Any, rv: Any) -> Seen:

@@ -154,7 +154,7 @@ class ClusterModel(eqx.Module):
         common = common_flux = None
         wide, apart = jnp.ones_like(flux), stars.chi2
         if p.av_spread is not None:
-            reddening = self._reddening(p)[None, :, None]
+            reddening = self.reddening(p)[None, :, None]
             pull = LN_PER_MAG * reddening * stars.bright * inverse  # flux per A_V, whitened
             variance = p.av_spread**2
             more = 1.0 + variance * jnp.sum(pull**2, axis=1)
@@ -167,7 +167,7 @@ class ClusterModel(eqx.Module):
         reach = _reach(blocks, stars.chi2, wide, apart)
         return blocks, jax.lax.stop_gradient(reach), log_scale
 
-    def _reddening(self, p: ClusterParams) -> Float[Array, " band"]:
+    def reddening(self, p: ClusterParams) -> Float[Array, " band"]:
         """Magnitudes per A_V of a star in the middle of the isochrone's main sequence."""
 
         def mag(av: Array) -> Array:

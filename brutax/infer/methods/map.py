@@ -114,7 +114,10 @@ def _advance(state: Any, data: Any, problem: Problem, options: Any, target: Any)
 
     def step(_: Any, state: Any) -> Any:
         z, memory, n = state
-        new = jax.vmap(move)(z, memory)
+        if problem.in_turn:
+            new = jax.lax.map(lambda one: move(*one), (z, memory))
+        else:
+            new = jax.vmap(move)(z, memory)
         z, memory = jax.lax.cond(n < options.num_steps, lambda: new, lambda: (z, memory))
         return z, memory, n + 1
 

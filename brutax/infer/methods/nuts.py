@@ -46,7 +46,7 @@ class Options:
     num_tries: int = 64
     until: Mapping[str, float] | None = None
     max_samples: int | None = None
-    in_turn: bool = False  # chains one after the other: where a likelihood does not gain from vmap
+    in_turn: bool = False  # chains one after the other, as problems with `in_turn` do
     chunk: int = 100  # steps between visits of the host; changes no bit
 
     free = ("num_samples", "until", "max_samples", "chunk")  # what a continued run may change
@@ -94,9 +94,10 @@ def _advance(
 ) -> tuple[Any, dict[str, Any]]:
     """`n` steps of at most `options.chunk`."""
     frame, chains = state
+    in_turn = options.in_turn or problem.in_turn
     kernel = _kernel(problem, options, data, frame)
     # sets up the schedule of the kernel; the state is ours
-    if options.in_turn:
+    if in_turn:
         kernel.init(jax.random.key(0), options.num_warmup, chains.z[0], (), {})
     else:
         keys = jax.random.split(jax.random.key(0), options.num_chains)
@@ -106,7 +107,7 @@ def _advance(
     def step(state: Any, i: Any) -> tuple[Any, dict[str, Any]]:
         state = jax.lax.cond(i < n, lambda s: kernel.sample(s, (), {}), lambda s: s, state)
         return state, dict(
-            z=(place if options.in_turn else jax.vmap(place))(state.z),
+            z=(place if in_turn else jax.vmap(place))(state.z),
             potential=state.potential_energy,
             diverging=state.diverging,
             num_steps=state.num_steps,
@@ -115,7 +116,7 @@ def _advance(
     def walk(chains: Any) -> tuple[Any, dict[str, Any]]:
         return jax.lax.scan(step, chains, jnp.arange(options.chunk))
 
-    if not options.in_turn:
+    if not in_turn:
         chains, out = walk(chains)
         return (frame, chains), out
     # side by side, chains would wait in every step for the longest tree among them
