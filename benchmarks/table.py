@@ -279,6 +279,73 @@ def models(settings: Any, results: Any) -> list[Line]:
     ]
 
 
+def cluster(settings: Any, results: Any) -> list[Line]:
+    out: list[Line] = []
+    for count_, run in results.get("speed", {}).items():
+        own = run["ms"]
+        beside = ""
+        if "brutus" in own:
+            value, both = (number(own["brutus"] / own[k]) for k in ("value", "gradient"))
+            beside = f"; brutus {number(own['brutus'])} ms: {value} and {both} times that"
+        out.append(
+            (
+                f"Likelihood of a cluster of {count_} stars, 8 bands: value, with its gradient",
+                f"{number(own['value'])} ms, {number(own['gradient'])} ms{beside}",
+                "cluster.py --only speed",
+            )
+        )
+    if "smooth" in results:
+        found = results["smooth"]
+        rough, away = found["roughness_nats"], found["convergence"]["1 times"]["scatter"]
+        out.append(
+            (
+                "ln L of 100 stars of 2 % against 16 times as many segments",
+                f"scatter {number(away)} nats over the posterior; rough by "
+                f"{number(max(rough.values()))} nats rms along the worst parameter",
+                "cluster.py --only smooth",
+            )
+        )
+    if "nuts" in results:
+        run = results["nuts"]
+        out.append(
+            (
+                "NUTS posterior of a cluster of 100 stars, 4 chains",
+                f"{number(run['seconds'], 3)} s with compiling; R-hat {run['rhat']:.3f}, "
+                f"{number(run['ess'], 3)} effective draws at least",
+                "cluster.py --only nuts",
+            )
+        )
+    if "recovery" in results:
+        run = results["recovery"]
+        inside = [np.mean(list(run[f"coverage_{level}"].values())) for level in (0.68, 0.95)]
+        out.append(
+            (
+                f"{run['clusters']} simulated clusters with companions and 20 % field stars",
+                f"truth within 68 % intervals {inside[0]:.0%}, 95 % {inside[1]:.0%}, over six "
+                f"parameters; least p of uniform ranks {min(run['uniform_p'].values()):.2f}",
+                "cluster.py --only recovery",
+            )
+        )
+    if "m67" in results:
+        run = results["m67"]
+        post = run["posterior"]
+
+        def line(name: str, digits: int, unit: str = "") -> str:
+            mean, std = post[name]
+            return f"{mean:.{digits}f} +- {std:.{digits}f}{unit}"
+
+        out.append(
+            (
+                f"M67, {run['stars']} stars in {len(run['bands'])} bands",
+                f"log age {line('loga', 3)}, [Fe/H] {line('feh', 3)}, "
+                f"{line('distance_pc', 1, ' pc')}, A_V {line('av', 3)}, companions "
+                f"{line('binary_fraction', 2)}",
+                "cluster.py --only m67",
+            )
+        )
+    return out
+
+
 def startup(settings: Any, results: Any) -> list[Line]:
     lines = []
     for call, steps in results["first_posterior_seconds"].items():
@@ -314,6 +381,7 @@ LINES: dict[str, Callable[[Any, Any], list[Line]]] = {
     "offsets": offsets,
     "interruption": interruption,
     "models": models,
+    "cluster": cluster,
     "startup": startup,
 }
 
