@@ -146,7 +146,7 @@ def recovery(args: Any) -> dict[str, Any]:
             found = measure_offsets(result, grid, stars, poor_fits=True, config=config)
             pull = (found.offsets[at] - offset[at]) / found.errors[at]
             seen.setdefault(f"{name}, resampling", []).append((found.offsets[at] - 1, pull))
-    return recovered(seen)
+    return recovered(seen, dict((FITTED, UNFITTED)))
 
 
 def evidence(args: Any) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def evidence(args: Any) -> dict[str, Any]:
             " ".join(f"{pull:+.2f}" for pull in pulls),
             flush=True,
         )
-    return recovered(seen)
+    return recovered(seen, dict((FITTED,)))
 
 
 def mock_stars(grid: Any, seed: int) -> Any:
@@ -184,14 +184,14 @@ def mock_stars(grid: Any, seed: int) -> Any:
     return brutax.read_stars(mock, BANDS)
 
 
-def recovered(seen: dict[str, list]) -> dict[str, Any]:
+def recovered(seen: dict[str, list], injected: dict[str, float]) -> dict[str, Any]:
     """Means and pulls of what samples gave, (offset - 1, pull) each."""
     out = {}
     for name, values in seen.items():
         shifts, pulls = np.array(values).T
         band = name.split(",")[0]
         out[name] = {
-            "injected": dict((FITTED, UNFITTED)).get(band, 0.0),
+            "injected": injected.get(band, 0.0),
             "recovered": shifts.mean(),
             "error of the mean": shifts.std(ddof=1) / np.sqrt(len(values)),
             "mean pull": pulls.mean(),
