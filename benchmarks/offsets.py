@@ -5,7 +5,8 @@
 speed: `photometric_offsets` of 1000 stars x 250 draws x 8 bands on 100 000 models, 300
 resamplings, in single and double precision beside astro-brutus 1.2.0, each in a process of its
 own; the values with the same random numbers. recovery: samples of mock stars with offsets injected
-into one band that is fitted and one that is not; pulls of both ways. m67, orion: `calibrate` on
+into one band that is fitted and one that is not, measured one by one by resampling. evidence: the
+first of these by `calibrate` with the evidence, all bands free. m67, orion: `calibrate` on
 real stars, beside the offsets that brutus publishes for its grid of MIST models (v9); figures.
 """
 
@@ -35,11 +36,21 @@ from _common import (
     write,
 )
 
-PARTS = ("speed", "recovery", "m67", "orion")
+PARTS = ("speed", "recovery", "evidence", "m67", "orion")
 BANDS = PS + TMASS
 SEED = 7
 FITTED, UNFITTED = ("PS_i", 0.04), ("2MASS_H", -0.03)  # what is injected
 AV = (0.0, 3.0)  # of mock stars and of their fits [mag]
+GRID = "models/mist_small.h5"  # of mock stars
+EVIDENCE: dict[str, Any] = {
+    "method": "evidence",
+    "n_draws": 2048,
+    "n_samples": 2048,
+    "avlim": AV,
+    "prior_std": 0.3,  # the same 4 % in every sample is no draw from a narrow prior
+    "floors": False,
+    "poor_fits": True,
+}
 
 
 def make_sample(stars: int, draws: int, models: int) -> dict[str, np.ndarray]:
@@ -109,15 +120,10 @@ def speed(args: Any) -> dict[str, Any]:
 
 def recovery(args: Any) -> dict[str, Any]:
     import brutax
-    from brutax.analysis import (
-        PhotometricOffsetsConfig,
-        calibrate,
-        measure_offsets,
-        mock_catalog,
-    )
+    from brutax.analysis import PhotometricOffsetsConfig, measure_offsets
     from brutax.analysis.zeropoints import corrected
 
-    grid = brutax.StarGrid.read(args.shared / "models/mist_small.h5", bands=BANDS)
+    grid = brutax.StarGrid.read(args.shared / GRID, bands=BANDS)
     cases = {
         f"{FITTED[0]}, fitted": (FITTED, BANDS),
         f"{UNFITTED[0]}, not fitted": (
@@ -127,10 +133,7 @@ def recovery(args: Any) -> dict[str, Any]:
     }
     seen: dict[str, list] = {}
     for seed in range(args.samples):
-        mock = mock_catalog(
-            grid, 200, seed=seed, coords=(90.0, 30.0), av=AV, parallax_error=0.02, error=0.02
-        )
-        observed = brutax.read_stars(mock, BANDS)
+        observed = mock_stars(grid, seed)
         config = PhotometricOffsetsConfig(random_seed=seed)
         for name, ((band, shift), fitted) in cases.items():
             at = BANDS.index(band)
@@ -143,23 +146,54 @@ def recovery(args: Any) -> dict[str, Any]:
             found = measure_offsets(result, grid, stars, poor_fits=True, config=config)
             pull = (found.offsets[at] - offset[at]) / found.errors[at]
             seen.setdefault(f"{name}, resampling", []).append((found.offsets[at] - 1, pull))
-        offset = np.where(np.arange(len(BANDS)) == BANDS.index(FITTED[0]), 1 + FITTED[1], 1.0)
-        how: dict[str, Any] = {"avlim": AV, "n_draws": 1000, "n_samples": 2048, "tolerance": 1.0}
-        how |= {"method": "evidence", "floors": False, "poor_fits": True}
-        done = calibrate(grid, corrected(observed, 1 / offset), 6, **how)
-        for band in (FITTED[0], "2MASS_J"):
-            at = BANDS.index(band)
-            pull = (done.last.offsets[at] - offset[at]) / done.last.errors[at]
+    return recovered(seen, dict((FITTED, UNFITTED)))
+
+
+def evidence(args: Any) -> dict[str, Any]:
+    import brutax
+    from brutax.analysis import calibrate
+    from brutax.analysis.zeropoints import corrected
+
+    grid = brutax.StarGrid.read(args.shared / GRID, bands=BANDS)
+    offset = np.where(np.arange(len(BANDS)) == BANDS.index(FITTED[0]), 1 + FITTED[1], 1.0)
+    seen: dict[str, list] = {}
+    for seed in range(args.samples):
+        stars = corrected(mock_stars(grid, seed), 1 / offset)
+        done = calibrate(grid, stars, 8, **EVIDENCE)
+        shift = done.last.offsets - offset
+        pulls = shift / done.last.errors
+        for at, band in enumerate(BANDS):
             name = f"{band}, all bands by evidence"
-            seen.setdefault(name, []).append((done.last.offsets[at] - 1, pull))
+            seen.setdefault(name, []).append((done.last.offsets[at] - 1, pulls[at]))
+        scatter = (done.last.offsets * done.last.scatter_errors / done.last.errors).max()
+        print(
+            f"sample {seed}: {len(done.rounds)} rounds, draws {scatter:.2f} of the error, pulls",
+            " ".join(f"{pull:+.2f}" for pull in pulls),
+            flush=True,
+        )
+    return recovered(seen, dict((FITTED,)))
+
+
+def mock_stars(grid: Any, seed: int) -> Any:
+    import brutax
+    from brutax.analysis import mock_catalog
+
+    mock = mock_catalog(
+        grid, 200, seed=seed, coords=(90.0, 30.0), av=AV, parallax_error=0.02, error=0.02
+    )
+    return brutax.read_stars(mock, BANDS)
+
+
+def recovered(seen: dict[str, list], injected: dict[str, float]) -> dict[str, Any]:
+    """Means and pulls of what samples gave, (offset - 1, pull) each."""
     out = {}
     for name, values in seen.items():
-        recovered, pulls = np.array(values).T
+        shifts, pulls = np.array(values).T
         band = name.split(",")[0]
         out[name] = {
-            "injected": dict((FITTED, UNFITTED)).get(band, 0.0),
-            "recovered": recovered.mean(),
-            "error of the mean": recovered.std(ddof=1) / np.sqrt(len(values)),
+            "injected": injected.get(band, 0.0),
+            "recovered": shifts.mean(),
+            "error of the mean": shifts.std(ddof=1) / np.sqrt(len(values)),
             "mean pull": pulls.mean(),
             "width of pulls": pulls.std(ddof=1),
         }
@@ -257,10 +291,12 @@ def main() -> None:
     if "speed" in args.only and args.peer:
         results["speed"] = speed(args)
         settings["speed"] = {"stars": args.stars, "draws": 250, "models": 100_000, "seed": SEED}
-    if "recovery" in args.only:
-        results["recovery"] = recovery(args)
-        settings["recovery"] = {"samples": args.samples, "stars": 200, "grid": "mist_small.h5"}
-        settings["recovery"] |= {"error": 0.02, "parallax_error_mas": 0.02, "av": AV}
+    sample = {"samples": args.samples, "stars": 200, "grid": Path(GRID).name}
+    sample |= {"error": 0.02, "parallax_error_mas": 0.02, "av": AV}
+    for name, part in (("recovery", recovery), ("evidence", evidence)):
+        if name in args.only:
+            results[name] = part(args)
+            settings[name] = sample | (EVIDENCE if name == "evidence" else {})
     for name in ("m67", "orion"):
         if name in args.only:
             results[name] = real(name, args)

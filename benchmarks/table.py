@@ -235,9 +235,11 @@ def orion(settings: Any, results: Any) -> list[Line]:
 
 
 def offsets(settings: Any, results: Any) -> list[Line]:
-    found = results["recovery"]
-    asked, lines = settings["recovery"], []
-    for name, run in found.items():
+    parts = ("recovery", "evidence")
+    runs = [(part, *item) for part in parts for item in results.get(part, {}).items()]
+    lines = []
+    for part, name, run in runs:
+        asked = settings[part]
         injected, recovered, error = (
             100.0 * run[key] for key in ("injected", "recovered", "error of the mean")
         )
@@ -247,7 +249,7 @@ def offsets(settings: Any, results: Any) -> list[Line]:
             (
                 f"Offset of {name}: {injected:+.0f} % injected into {sample}",
                 f"{recovered:+.2f} +- {error:.2f} %; {pulls}",
-                "offsets.py --only recovery",
+                f"offsets.py --only {part}",
             )
         )
     return lines
