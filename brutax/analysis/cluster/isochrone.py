@@ -23,6 +23,8 @@ from brutax.core.state import corrected
 from brutax.priors import KroupaIMF
 from brutax.utils.photometry import LN_PER_MAG
 
+TWINS = 2.5 * np.log10(2.0)  # [mag] that two equal stars are brighter than one
+
 
 class Layout(NamedTuple):
     """How finely isochrones are divided: numbers of cells and segments."""

@@ -118,6 +118,16 @@ class ClusterModel(eqx.Module):
         slope = 0.0 if p.ratio_slope is None else p.ratio_slope
         return lattice(curve, self.layout, scale, p.binary_fraction, slope)
 
+    def magnitudes(self, params: ClusterParams) -> Float[Array, "vertex band"]:
+        """Apparent magnitudes of single stars along the isochrone, NaN where there are none."""
+        p = _floats(params)
+        curve = self.lattice(p).curve
+        mag = -curve.log_flux / LN_PER_MAG + 5.0 * jnp.log10(p.distance_pc / 10.0)
+        if p.zero_points is not None:
+            mag = mag + p.zero_points
+        there = curve.measure > 0
+        return jnp.where(jnp.append(there[0], there)[:, None], mag, jnp.nan)
+
     def _per_star(self, params: ClusterParams) -> tuple[PerStar, Bool[Array, ""]]:
         params = _floats(params)
         possible = _possible(params, self.ages)
@@ -154,7 +164,7 @@ class ClusterModel(eqx.Module):
         common = common_flux = None
         wide, apart = jnp.ones_like(flux), stars.chi2
         if p.av_spread is not None:
-            reddening = self._reddening(p)[None, :, None]
+            reddening = self.reddening(p)[None, :, None]
             pull = LN_PER_MAG * reddening * stars.bright * inverse  # flux per A_V, whitened
             variance = p.av_spread**2
             more = 1.0 + variance * jnp.sum(pull**2, axis=1)
@@ -167,7 +177,7 @@ class ClusterModel(eqx.Module):
         reach = _reach(blocks, stars.chi2, wide, apart)
         return blocks, jax.lax.stop_gradient(reach), log_scale
 
-    def _reddening(self, p: ClusterParams) -> Float[Array, " band"]:
+    def reddening(self, p: ClusterParams) -> Float[Array, " band"]:
         """Magnitudes per A_V of a star in the middle of the isochrone's main sequence."""
 
         def mag(av: Array) -> Array:
