@@ -348,6 +348,46 @@ def cluster(settings: Any, results: Any) -> list[Line]:
     return out
 
 
+POSTERIORS = {
+    "banana": "A banana in 5 dimensions",
+    "two modes": "Two modes of weights 0.3 and 0.7 in 5 dimensions",
+    "funnel": "A funnel in 5 dimensions",
+    "cluster": "A cluster of 60 stars (ln Z beside that of nautilus)",
+}
+
+
+def inference(settings: Any, results: Any) -> list[Line]:
+    out = []
+    for name, title in POSTERIORS.items():
+        parts = []
+        for method in settings["methods"]:
+            one = results.get(f"{name}: {method}")
+            if not one:
+                continue
+            found = "no evidence"
+            if np.isfinite(one["logz - exact"]):
+                found = f"{one['logz - exact']:+.2f} +- {number(one['error'], 1)}"
+            widths = "-".join(f"{x:.2f}" for x in one["widths"])
+            calls = count(one["evaluations"]) if one["evaluations"] else "?"
+            warned = "" if one["ok"] else ", warned"
+            took = f"{number(one['seconds'])} s"
+            parts.append(f"{method} {found}, {widths}, {calls}, {took}{warned}")
+        if parts:
+            what = f"{title}: ln Z less the true one, deviations over the true ones, calls, seconds"
+            out.append((what, "; ".join(parts), "inference.py"))
+        many = results.get(f"{name}: nested, many")
+        if many:
+            out.append(
+                (
+                    f"{title}: {many['fits']} fits by nested",
+                    f"ln Z off by {many['bias']:+.3f} +- {many['its error']:.3f} on average; its "
+                    f"scatter is {number(many['scatter over quoted'])} times the error given",
+                    "inference.py --seeds",
+                )
+            )
+    return out
+
+
 def startup(settings: Any, results: Any) -> list[Line]:
     lines = []
     for call, steps in results["first_posterior_seconds"].items():
@@ -384,6 +424,7 @@ LINES: dict[str, Callable[[Any, Any], list[Line]]] = {
     "interruption": interruption,
     "models": models,
     "cluster": cluster,
+    "inference": inference,
     "startup": startup,
 }
 

@@ -22,6 +22,7 @@ from brutax.analysis.cluster import (
 )
 from brutax.analysis.cluster.inference import log_likelihood
 from brutax.analysis.cluster.lattice import segments_of_tiles
+from brutax.analysis.cluster.outputs import COMPONENTS
 from brutax.cli.app import main
 from brutax.core import Isochrone, StellarPop
 
@@ -212,6 +213,125 @@ def test_mock_members_follow_mass_and_companions(model, pop):
         assert off == pytest.approx(width, abs=0.03)
     with pytest.raises(ValueError, match="no draws"):
         mock_members(model, {})
+
+
+# ---- what a cluster looks like -------------------------------------------------------------------
+def outputs_of(model, **other):
+    problem = cluster_problem(model, colour=("PS_g", "PS_r"))
+    params = {k: jnp.float32(x) for k, x in (TRUTH | other).items()}
+
+    def of(what, *component):
+        return jax.jit(problem.outputs([what], component or None, {}))(params)[what]
+
+    return problem, of
+
+
+@pytest.mark.slow
+def test_density_is_that_of_stars_thrown_with_errors(model, sample):
+    """Moments of a component's density against stars drawn from the tiles, errors included."""
+    problem, of = outputs_of(model)
+    kind = problem.describe(["density"], None)["density"]
+    area = np.prod([axis.step for axis in kind.axes])
+    single, pair, field = (np.asarray(of("density", name), float) for name in COMPONENTS)
+    np.testing.assert_allclose(
+        np.asarray(of("density"), float), single + pair + field, rtol=1e-4, atol=1e-3
+    )
+    grid = jax.tree.map(lambda x: np.asarray(x, float), model.lattice(typed()))
+    unit = np.exp(np.asarray(model.stars.log_unit, float))
+    rng = np.random.default_rng(1)
+    for density, chosen in ((single, grid.q == 0), (pair, grid.q > 0)):
+        weight = np.where(chosen[:, None], grid.tiles.weight, 0.0)
+        at = rng.choice(weight.size, 200_000, p=(weight / weight.sum()).ravel())
+        tile, segment = np.unravel_index(at, weight.shape)
+        t = rng.uniform(0, 1, (len(at), 1))
+        flux = grid.tiles.flux[tile, segment] * (1 - t) + grid.tiles.flux[tile, segment + 1] * t
+        flux = (flux * unit)[:, :2]
+        mag = -2.5 * np.log10(flux) + ERROR * 2.5 / np.log(10) * rng.normal(size=flux.shape)
+        points = np.stack([mag[:, 0] - mag[:, 1], mag[:, 0]], axis=1)
+        edges = [axis.start + axis.step * (np.arange(n + 1) - 0.5)
+                 for axis, n in zip(kind.axes, density.shape[::-1], strict=True)]  # fmt: skip
+        thrown = np.histogram2d(*points.T, bins=edges)[0].T
+        members = len(model.stars) * (1 - TRUTH["field_fraction"])
+        share = weight.sum() * members / len(at)
+        np.testing.assert_allclose(density.sum() * area, thrown.sum() * share, rtol=0.02)
+        for k, axis in enumerate(kind.axes):
+            x = axis.centres(density.shape[1 - k])
+            for counts in (density, thrown):
+                marginal = counts.sum(axis=k) / counts.sum()
+                mean = marginal @ x
+                moments = mean, np.sqrt(marginal @ (x - mean) ** 2)
+                if counts is density:
+                    expected = moments
+            np.testing.assert_allclose(moments, expected, atol=0.015)
+    # the field: uniform in both magnitudes, so that diagonals of one length are alike
+    inside = field[field > 0.99 * field.max()]
+    low, high = np.asarray(model.stars.field_range)[:, :2]
+    count = TRUTH["field_fraction"] * len(model.stars)
+    np.testing.assert_allclose(np.median(inside), count / np.prod(high - low), rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_isochrones_by_component(model, pop):
+    _, of = outputs_of(model)
+    alone, twins = of("isochrone", "singles"), of("isochrone", "binaries")
+    count = len(twins["mass"])
+    np.testing.assert_allclose(
+        twins["PS_r"], alone["PS_r"][:count] - 2.5 * np.log10(2.0), rtol=1e-5
+    )
+    k = 30  # on the main sequence
+    seen = pop.population(0.02, 9.55, jnp.asarray([float(alone["eep"][k])]), jnp.asarray([0.0]),
+                          0.3, 3.2, 800.0)  # fmt: skip
+    np.testing.assert_allclose(seen.mini[0], alone["mass"][k], rtol=2e-3)
+    np.testing.assert_allclose(seen.mag[0, 0], [alone[b][k] for b in BANDS], atol=0.02)
+    bare = pop.population(0.02, 9.55, jnp.asarray([float(alone["eep"][k])]), jnp.asarray([0.0]),
+                          0.0, 3.2, 10.0)  # fmt: skip
+    found = of("intrinsic", "singles")
+    np.testing.assert_allclose(bare.mag[0, 0], [found[b][k] for b in BANDS], atol=0.02)
+
+
+@pytest.mark.slow
+def test_files_of_a_cluster_say_what_is_in_them(model, pop, sample, tmp_path, monkeypatch):
+    from astropy.io import fits
+    from astropy.table import Table
+
+    problem = cluster_problem(model)
+    values = {k: jnp.full((3,), x) for k, x in TRUTH.items()}
+    post = infer.Posterior(
+        "nested", {k: np.asarray(v) for k, v in values.items()}, np.full(3, 1 / 3), np.zeros(3),
+        np.zeros(3), meta={"called": "nested", "free": list(TRUTH), "key": [0, 0], "data": "x"},
+    )  # fmt: skip
+    fit = infer.fitter(problem)
+    fit._posterior = post
+    fit.savemodel(tmp_path / "iso.ecsv", what="isochrone", component=["singles", "binaries"])
+    table = Table.read(tmp_path / "iso.ecsv")
+    assert table["mass"].unit == "Msun" and set(table["component"]) == {"singles", "binaries"}
+    assert table.meta["COMPONEN"] == "singles,binaries"
+    fit.savemodel(tmp_path / "cmd.fits", what="density", component="singles")
+    header = fits.getheader(tmp_path / "cmd.fits")
+    assert header["CTYPE1"] == "PS_g-2MASS_J" and header["CTYPE2"] == "PS_g"
+    assert header["BUNIT"] == "mag-2" and header["MODEL"] == "density"
+    kind = problem.describe(["density"], None)["density"]
+    assert header["CRVAL2"] == pytest.approx(kind.axes[1].start)
+    fit.savemodel(tmp_path / "all.fits")
+    with fits.open(tmp_path / "all.fits") as file:
+        assert [hdu.name for hdu in file[1:]] == ["isochrone", "intrinsic", "density"]
+    monkeypatch.setattr("brutax.infer.fitting.N_REALIZATIONS", 4)
+    draws = fit.getmodel("density", component="singles", usebest=False)
+    np.testing.assert_allclose(draws, fit.getmodel("density", component="singles"), rtol=1e-3,
+                               atol=1e-2)  # fmt: skip
+    with pytest.raises(ValueError, match="the field has no isochrone"):
+        fit.getmodel("isochrone", component="field")
+    with pytest.raises(ValueError, match="no component 'single'; do you mean 'singles'"):
+        fit.getmodel("isochrone", component="single")
+    with pytest.raises(ValueError, match="one of the bands of the colour"):
+        cluster_problem(model, colour=("PS_g", "PS_r"), band="2MASS_J")
+    with pytest.raises(ValueError, match="must be two bands of"):
+        cluster_problem(model, colour=("PS_g", "PS_x"))
+    own = make_stars(*sample[:2], field=np.zeros(40))
+    other, of = outputs_of(ClusterModel(pop, own, layout=SMALL))
+    with pytest.raises(ValueError, match="known at the stars only"):
+        of("density")
+    assert np.isfinite(np.asarray(of("density", "binaries"))).all()
 
 
 # ---- the command ---------------------------------------------------------------------------------

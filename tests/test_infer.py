@@ -15,7 +15,14 @@ import pytest
 from _posteriors import DATA, exact, gaussian, gaussian_problem, same
 
 from brutax import infer
-from brutax.priors import TruncatedNormalRv, UniformAv
+from brutax.priors import (
+    KroupaIMF,
+    Point,
+    TruncatedNormalAv,
+    TruncatedNormalRv,
+    UniformAv,
+    logp_imf,
+)
 
 SHORT = dict(num_warmup=300, num_samples=1000, num_chains=4)
 SMALL = dict(num_live=200)
@@ -115,6 +122,30 @@ def test_conditional_prior_and_constants():
     assert np.isfinite(log_jacobian)
 
 
+def test_joint_priors_whatever_is_drawn_from():
+    """The density is the prior's, beside ties; only the draws differ."""
+    joint = KroupaIMF() * TruncatedNormalAv(1.0, 0.5, 0.0, 4.0)
+    values = {"mini": 0.7, "av": 1.2}
+    for mass in ((0.1, 5.0), dist.LogUniform(0.1, 5.0)):
+        problem = infer.Problem(
+            {("mini", "av"): joint, "twice": lambda p: 2.0 * p["mini"]},
+            lambda p, d: -0.5 * p["twice"] ** 2,
+            bounds={"mini": mass, "av": (0.0, 4.0)},
+        )
+        found = problem.density(problem.prior.to_real(values), None)
+        np.testing.assert_allclose(found.log_prior, joint.log_prob(Point(**values)), rtol=1e-5)
+        np.testing.assert_allclose(found.log_likelihood, -0.98, rtol=1e-5)
+        z = jax.vmap(problem.sample_real)(jax.random.split(jax.random.key(1), 20_000))
+        prior = problem.prior
+        factor = jax.vmap(lambda z, prior=prior: prior.log_factor(prior.from_real(z)[0]))(z)
+        mass_inside = np.exp(logp_imf(np.linspace(0.1, 5.0, 20_001))).mean() * 4.9
+        np.testing.assert_allclose(np.mean(np.exp(factor)), mass_inside, rtol=0.06)
+    with pytest.raises(ValueError, match="needs bounds"):
+        infer.Problem({("mini", "av"): joint}, gaussian, bounds={"mini": (0.1, 5.0)})
+    with pytest.raises(TypeError, match="goes a brutax prior"):
+        infer.Problem({("a", "b"): dist.Normal(0, 1)}, gaussian)
+
+
 def test_bad_problems_are_refused_by_name():
     with pytest.raises(ValueError, match="gradient with respect to a is not finite"):
         prior = {"a": dist.Uniform(-1.0, 1.0), "b": dist.Normal(0.0, 1.0)}
@@ -188,10 +219,9 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
 def test_outside_the_main_thread(by_nested, tmp_path):
     """Signals belong to the main thread; checkpoints work in any."""
+    options = dict(SMALL, checkpoint=tmp_path / "x.h5", save_every=3600.0)  # once, at the end
     with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(
-            infer.fit, gaussian_problem(), "nested", key=1, checkpoint=tmp_path / "x.h5", **SMALL
-        )
+        call = pool.submit(infer.fit, gaussian_problem(), "nested", key=1, **options)
         same(by_nested, call.result())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.h5"]
 

@@ -42,8 +42,13 @@ from brutax.dust import los_clouds_priortransform as los_clouds_priortransform
 
 
 def __getattr__(name: str) -> Any:
-    if name == "cluster_numpyro":  # numpyro is not loaded before it is wanted
+    # numpyro is not loaded before it is wanted
+    if name == "cluster_numpyro":
         from brutax.analysis.cluster import cluster_numpyro
 
         return cluster_numpyro
+    if name == "star_problem":
+        from brutax.analysis.star import star_problem
+
+        return star_problem
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,5 +12,9 @@ from brutax.infer.fit import fit_many as fit_many
 from brutax.infer.fitting import Fitter as Fitter
 from brutax.infer.fitting import fitter as fitter
 from brutax.infer.fitting import load as load
+from brutax.infer.outputs import AbstractOutputs as AbstractOutputs
+from brutax.infer.outputs import Axis as Axis
+from brutax.infer.outputs import Image as Image
+from brutax.infer.outputs import Table as Table
 from brutax.infer.posterior import Posterior as Posterior
 from brutax.infer.problem import Problem as Problem

@@ -4,22 +4,22 @@
 """
 
 import dataclasses
-import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from scipy.optimize import OptimizeResult
 
 from brutax.infer.compare import log_prior_power
 from brutax.infer.fit import METHODS, fit
+from brutax.infer.modelfile import write
 from brutax.infer.names import nearest
+from brutax.infer.outputs import Table, chosen
 from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Problem
-from brutax.utils.durable import replace
 
 CALLED = {"optimizer": "map", "numpyro": "nuts"}  # methods under another name
 ALIASES = {  # options under names of other methods
@@ -262,38 +262,28 @@ class Fitter:
         at the maximum. `img` are other data; `options` go to `predict`.
         """
         problem = self._problem()
-        predict = _predict(problem)
         if img is not None:
             problem = problem.with_data(img)
+        known = problem.output_names()
+        asked = known if isinstance(what, str) and what == "all" else what
+        several = not isinstance(asked, str)
+        names = tuple(_output(one, known) for one in (asked if several else [asked]))
         if component is not None:
-            options |= {"component": _components(component, problem)}
-        accepted = inspect.signature(predict).parameters
-        for name in options:
-            if name not in accepted:
-                raise TypeError(f"the problem's predict takes no '{name}'")
+            component = chosen(component, problem.components, "component")
+        function = problem.outputs(names, component, options)
 
-        order: list[str] = []  # JAX would sort the names
-
-        def function(params: Any) -> tuple[Any, ...]:
-            out = predict(problem.complete(params), problem.data, **options)
-            out = out if isinstance(out, Mapping) else {"model": out}
-            order[:] = out.keys()
-            return tuple(out.values())
-
-        post, names = self.posterior, list(problem.prior.free)
-        post = dataclasses.replace(post, samples={k: post.samples[k] for k in names})
+        post, free = self.posterior, list(problem.prior.free)
+        post = dataclasses.replace(post, samples={k: post.samples[k] for k in free})
         if post.method in ("map", "mle"):
             found = post.predict(function, at="best")
         elif usebest:
             found = post.predict(function, at="median")
         else:
             found = post.predict(function, n=N_REALIZATIONS, q=0.5)
-        if isinstance(what, str) and what == "all":
-            return found if len(found) > 1 else found[0]
-        values = dict(zip(order, found, strict=True))
-        if isinstance(what, str):
-            return values[_output(what, values)]
-        return tuple(values[_output(one, values)] for one in what)
+        kinds = problem.describe(names, component)
+        values = tuple(_with_fixed(found[name], kinds[name]) for name in names)
+        alone = not several or (asked is known and len(known) == 1)
+        return values[0] if alone else values
 
     def savemodel(
         self,
@@ -307,46 +297,37 @@ class Fitter:
         """Writes outputs of `getmodel` to FITS, or to ECSV where the name ends so.
 
         One output carries the keyword MODEL, several are slices with NSLICES and SLICE1, ...;
-        `header` (of the image fitted, with its WCS) is copied. By default the output
-        'smoothed' if there is one, and all otherwise.
+        `header` (of the image fitted, with its WCS) is copied. Outputs that say what they are
+        (`AbstractOutputs`) are tables with units and images with coordinates, each in an extension
+        where there are several. By default the output 'smoothed' if there is one, and all
+        otherwise.
         """
         path = Path(name)
         path = path if path.suffix else path.with_name(path.name + ".fits")
-        everything = self._outputs()
+        problem = self._problem()
+        everything = problem.output_names()
         if what is None:
             what = "smoothed" if "smoothed" in everything else "all"
-        names = everything if what == "all" else [what] if isinstance(what, str) else list(what)
+        names = list(everything) if what == "all" else [what] if isinstance(what, str) else what
         names = [_output(one, everything) for one in names]
         print(f"Generating {', '.join(names)} model")
-        values = self.getmodel(names, component, usebest, **options)
+        values = dict(zip(names, self.getmodel(names, component, usebest, **options), strict=True))
+        if component is not None:
+            component = chosen(component, problem.components, "component")
         post = self.posterior
+        kind = f"median of {'parameters' if usebest else 'models'}"
+        kind = "maximum" if post.method in ("map", "mle") else kind
         meta = {
+            "CREATOR": f"brutax {version('brutax')}",
             "METHOD": self.method,
-            "ESTIMATE": "median of parameters" if usebest else "median of models",
+            "ESTIMATE": kind,
+            "COMPONEN": ",".join(component or problem.components) or "all",
             "KEY": str(post.meta["key"]),
             "DATA": str(post.meta["data"]),
         }
-        partial = path.with_name(path.name + ".new")
-        writer = _write_ecsv if path.suffix == ".ecsv" else _write_fits
-        writer(partial, dict(zip(names, values, strict=True)), meta, header)
-        replace(partial, path)
+        write(path, values, problem.describe(names, component), meta, header)
         print(f"Saved to {path.name}")
         return path
-
-    def _outputs(self) -> list[str]:
-        problem = self._problem()
-        predict = _predict(problem)
-        params = problem.complete(
-            {name: self.posterior.samples[name][0] for name in problem.prior.free}
-        )
-        order: list[str] = []
-
-        def names(params: Any) -> None:
-            out = predict(params, problem.data)
-            order[:] = out.keys() if isinstance(out, Mapping) else ["model"]
-
-        jax.eval_shape(names, params)
-        return order
 
     def corner(self, **options: Any) -> Any:
         """`brutax.plotting.corner` of the posterior."""
@@ -374,70 +355,20 @@ def load(name: Any, mod: Problem | None = None, img: Any = None) -> Fitter:
     return out
 
 
-def _predict(problem: Problem) -> Any:
-    if problem.predict is None:
-        raise ValueError("this problem has no predict=: Problem(..., predict=...)")
-    return problem.predict
-
-
-def _components(given: Any, problem: Problem) -> tuple[str, ...]:
-    known = problem.components
-    if not known:
-        raise ValueError("this problem names no components: Problem(..., components=...)")
-    out = []
-    for one in given if isinstance(given, list | tuple) else [given]:
-        one = getattr(one, "name", one)
-        if isinstance(one, str):
-            if one not in known:
-                raise ValueError(f"no component '{one}'{nearest(one, known)}")
-            out.append(one)
-        else:
-            if not 0 <= int(one) < len(known):
-                raise ValueError(f"no component {one}: there are {len(known)}")
-            out.append(known[int(one)])
-    return tuple(out)
-
-
-def _output(what: str, values: Any) -> str:
+def _output(what: str, known: Sequence[str]) -> str:
     for names in SAME_WHAT:
-        if what in names and what not in values:
-            what = next((name for name in names if name in values), what)
-    if what not in values:
-        raise ValueError(f"the model has no '{what}'{nearest(what, values)}")
+        if what in names and what not in known:
+            what = next((name for name in names if name in known), what)
+    if what not in known:
+        raise ValueError(f"the model has no '{what}'{nearest(what, known)}")
     return what
 
 
-def _write_fits(path: Path, values: dict[str, np.ndarray], meta: Any, header: Any) -> None:
-    fits = _astropy("astropy.io.fits")
-    shapes = {np.shape(value) for value in values.values()}
-    if len(shapes) > 1:
-        raise ValueError(f"outputs of different shapes {shapes} do not go into one image")
-    one = len(values) == 1
-    array = np.stack(list(values.values())) if not one else next(iter(values.values()))
-    hdu = fits.PrimaryHDU(np.asarray(array), header=header)
-    if one:
-        hdu.header["MODEL"] = next(iter(values))
-    else:
-        hdu.header["NSLICES"] = len(values)
-        for k, name in enumerate(values, 1):
-            hdu.header[f"SLICE{k}"] = name
-    for name, value in meta.items():
-        hdu.header[name] = value
-    hdu.writeto(path, overwrite=True)
-
-
-def _write_ecsv(path: Path, values: dict[str, np.ndarray], meta: Any, header: Any) -> None:
-    table = _astropy("astropy.table").Table(values, meta=dict(meta))
-    table.write(path, format="ascii.ecsv", overwrite=True)
-
-
-def _astropy(name: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError("savemodel needs astropy: pip install 'brutax[tables]'") from error
+def _with_fixed(value: Any, kind: Any) -> Any:
+    """A table with all of its columns in order; anything else as it is."""
+    if not isinstance(kind, Table):
+        return value
+    return {name: np.asarray({**kind.fixed, **value}[name]) for name in kind.units}
 
 
 fitter = Fitter  # the name under which it is called

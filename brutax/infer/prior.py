@@ -2,12 +2,14 @@
 
 A prior is a dictionary, read in order: a numpyro distribution is a free parameter, a function of
 the parameters before it is a tie (it returns a value) or a conditional prior (it returns a
-distribution), a brutax prior is a density over one quantity of a `Point`, anything else is a
-constant. A brutax prior alone, with `bounds`, is a joint density of the quantities in `bounds`.
+distribution), a brutax prior is a density over one quantity of a `Point`, or, under a tuple of
+names, over several, anything else is a constant. A brutax prior alone, with `bounds`, is a joint
+density of the quantities in `bounds`.
 
-A brutax prior has no sampler of its own. Its quantity is uniform over its bounds in the base
-measure, and density times volume is a factor beside the likelihood: products of prior and
-likelihood, and so posterior and evidence, are the same.
+A brutax prior has no sampler of its own. Its quantity is drawn uniformly between its bounds, or
+from the distribution that stands in their place, and the ratio of the two densities is a factor
+beside the likelihood: products of prior and likelihood, and so posterior and evidence, are the
+same whatever is drawn from.
 """
 
 import math
@@ -42,11 +44,11 @@ class Prior:
     the length of z, `free` the free parameters by name, `names` all parameters.
     """
 
-    def __init__(self, prior: Any, bounds: Mapping[str, tuple[float, float]] | None = None) -> None:
+    def __init__(self, prior: Any, bounds: Mapping[str, Any] | None = None) -> None:
         self._entries: dict[str, Any] = {}
         self._factors: list[AbstractPrior] = []
         bounds = dict(bounds or {})
-        self._volume = 0.0  # ln of the volume of all boxes under brutax priors
+        self._bases: dict[str, dist.Distribution] = {}  # what is drawn from under brutax priors
         if isinstance(prior, AbstractPrior):
             if not bounds:
                 raise ValueError(
@@ -56,17 +58,20 @@ class Prior:
             self._factors.append(prior)
             prior = {}
             for name in list(bounds):
-                self._add_box(name, bounds.pop(name))
+                self._add_base(name, bounds.pop(name))
         if not isinstance(prior, Mapping):
             raise TypeError(
                 f"prior is a dictionary or a brutax prior, found {type(prior).__name__}"
             )
         for name, entry in prior.items():
+            if isinstance(name, tuple):
+                self._add_joint(name, entry, bounds)
+                continue
             if not (isinstance(name, str) and name.isidentifier()):
                 raise ValueError(f"parameter {name!r} is not a name that Python allows")
             if isinstance(entry, AbstractPrior):
                 self._factors.append(entry)
-                self._add_box(name, bounds.pop(name, None) or _bounds_of(name, entry))
+                self._add_base(name, bounds.pop(name, None) or _bounds_of(name, entry))
             else:
                 self._entries[name] = entry
         if bounds:
@@ -78,17 +83,27 @@ class Prior:
             raise ValueError("no parameter is free: give at least one of them a distribution")
         self.size = max(free.stop for free in self.free.values())
 
-    def _add_box(self, name: str, bounds: tuple[float, float]) -> None:
+    def _add_joint(self, names: tuple[str, ...], entry: Any, bounds: dict[str, Any]) -> None:
+        if not isinstance(entry, AbstractPrior):
+            raise TypeError(f"under {names} goes a brutax prior, found {type(entry).__name__}")
+        if missing := [name for name in names if name not in bounds]:
+            raise ValueError(f"a joint prior needs bounds=dict(name=(low, high)) of {missing}")
+        self._factors.append(entry)
+        for name in names:
+            self._add_base(name, bounds.pop(name))
+
+    def _add_base(self, name: str, bounds: Any) -> None:
         if name not in Point._fields:
             raise ValueError(
                 f"a brutax prior describes quantities of a Point, and '{name}' is none: "
                 f"there are {', '.join(Point._fields)}"
             )
-        low, high = (float(x) for x in bounds)
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError(f"bounds of '{name}' must be finite and increase, found {bounds}")
-        self._entries[name] = dist.Uniform(low, high)
-        self._volume += math.log(high - low)
+        if not isinstance(bounds, dist.Distribution):
+            low, high = (float(x) for x in bounds)
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ValueError(f"bounds of '{name}' must be finite and increase, found {bounds}")
+            bounds = dist.Uniform(low, high)
+        self._entries[name] = self._bases[name] = bounds
 
     def _lay_out(self) -> None:
         """Walks through the prior once, with draws, to learn shapes."""
@@ -167,11 +182,12 @@ class Prior:
         return jnp.concatenate(parts)
 
     def log_factor(self, params: Mapping[str, Any]) -> Any:
-        """ln of (prior density / base density): that of the brutax priors times their box."""
+        """ln of (prior density / base density) of what brutax priors describe."""
         if not self._factors:
             return jnp.zeros(())
         point = Point(**{k: v for k, v in params.items() if k in Point._fields})
-        return sum(factor.log_prob(point) for factor in self._factors) + self._volume
+        log_base = sum(base.log_prob(params[name]) for name, base in self._bases.items())
+        return sum(factor.log_prob(point) for factor in self._factors) - log_base
 
 
 def resolve(name: str, entry: Any, params: Mapping[str, Any]) -> Any:

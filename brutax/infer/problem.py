@@ -1,14 +1,16 @@
 """A posterior to explore: prior, likelihood and data."""
 
 import copy
+import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from brutax.infer.outputs import AbstractOutputs, Image, Table
 from brutax.infer.prior import Prior
 from brutax.utils.durable import digest
 
@@ -35,7 +37,7 @@ class Check(NamedTuple):
     seconds: tuple[float, float]  # per call, one by one and side by side; NaN if not timed
 
 
-class Table(NamedTuple):
+class Points(NamedTuple):
     """Many points: all parameters (point, *shape), log-likelihood and log-prior (point,)."""
 
     params: dict[str, np.ndarray]
@@ -49,7 +51,8 @@ class Problem:
     `params` is a dictionary of all parameters, free, tied and constant; `data` any pytree of
     arrays, given to compiled programs as an argument. `predict(params, data)` returns what a
     model looks like, an array or a dictionary of arrays; where `components` are named it takes
-    `component=`, a tuple of names. `null(data)` is the log-likelihood without any model.
+    `component=`, a tuple of names. One of `brutax.infer.AbstractOutputs` in its place also says
+    what its outputs are. `null(data)` is the log-likelihood without any model.
     With `in_turn` chains and searches go one after the other: where a likelihood does not gain from
     `jax.vmap`.
     """
@@ -61,7 +64,7 @@ class Problem:
         data: Any = None,
         predict: Callable[..., Any] | None = None,
         *,
-        bounds: Mapping[str, tuple[float, float]] | None = None,
+        bounds: Mapping[str, Any] | None = None,
         components: tuple[str, ...] = (),
         null: Callable[[Any], Any] | None = None,
         in_turn: bool = False,
@@ -69,6 +72,8 @@ class Problem:
         self.prior = Prior(prior, bounds)
         self.log_likelihood = log_likelihood
         self.data = jax.tree.map(jnp.asarray, data)
+        if isinstance(predict, AbstractOutputs):
+            components = predict.components
         self.predict, self.components, self.null = predict, tuple(components), null
         self.in_turn = in_turn
         self._free = jax.jit(
@@ -102,11 +107,11 @@ class Problem:
             raise ValueError(f"data need one leading axis of items, found lengths {sorted(n)}")
         return [self.with_data(jax.tree.map(lambda x: x[k], data)) for k in range(*n.pop())]  # noqa: B023
 
-    def evaluate(self, z: Any) -> Table:
+    def evaluate(self, z: Any) -> Points:
         """Parameters and densities at flat vectors (point, size)."""
         out = self._table(z, self.data)
         params = {name: np.asarray(out.params[name]) for name in self.prior.names}
-        return Table(params, np.asarray(out.log_likelihood), np.asarray(out.log_prior))
+        return Points(params, np.asarray(out.log_likelihood), np.asarray(out.log_prior))
 
     def density(self, z: Any, data: Any) -> Density:
         """The posterior density at a flat vector z."""
@@ -119,6 +124,63 @@ class Problem:
     def sample_real(self, key: Any) -> Any:
         """A draw from the base measure as a flat vector z."""
         return self.prior.to_real(self.prior.sample(key))
+
+    def output_names(self) -> tuple[str, ...]:
+        """Names of what `predict` returns."""
+        predict = self._predict()
+        if isinstance(predict, AbstractOutputs):
+            return predict.names
+        order: list[str] = []  # JAX would sort the names
+
+        def names(key: Any) -> None:
+            params = self.prior.from_real(self.sample_real(key))[0]
+            out = predict(params, self.data)
+            order[:] = out.keys() if isinstance(out, Mapping) else ["model"]
+
+        jax.eval_shape(names, jax.random.key(0))
+        return tuple(order)
+
+    def outputs(
+        self, what: Sequence[str], component: tuple[str, ...] | None, options: Mapping[str, Any]
+    ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+        """The function from free parameters to the outputs in `what`.
+
+        `component` None is all of them; `options` go to `predict`.
+        """
+        predict = self._predict()
+        given = dict(options)
+        if isinstance(predict, AbstractOutputs):
+            self.describe(what, component)
+            given |= {"what": tuple(what), "component": component or predict.components}
+        elif component is not None:
+            if not self.components:
+                raise ValueError("this problem names no components: Problem(..., components=...)")
+            given["component"] = component
+        accepted = inspect.signature(predict).parameters
+        for name in given:
+            if name not in accepted:
+                raise TypeError(f"the problem's predict takes no '{name}'")
+
+        def function(params: Mapping[str, Any]) -> dict[str, Any]:
+            out = predict(self.complete(params), self.data, **given)
+            out = out if isinstance(out, Mapping) else {"model": out}
+            return {name: out[name] for name in what}
+
+        return function
+
+    def describe(
+        self, what: Sequence[str], component: tuple[str, ...] | None
+    ) -> dict[str, Table | Image | None]:
+        """What outputs are, by name; None where `predict` does not say."""
+        predict = self._predict()
+        if not isinstance(predict, AbstractOutputs):
+            return dict.fromkeys(what)
+        return {name: predict.describe(name, component or predict.components) for name in what}
+
+    def _predict(self) -> Callable[..., Any]:
+        if self.predict is None:
+            raise ValueError("this problem has no predict=: Problem(..., predict=...)")
+        return self.predict
 
     def data_digest(self) -> str:
         leaves, structure = jax.tree.flatten(self.data)

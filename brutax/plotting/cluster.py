@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from brutax.analysis.cluster import ClusterModel, ClusterParams, Members
+from brutax.analysis.cluster.isochrone import TWINS
 from brutax.plotting._style import ACCENT, FAINT, INK, new_axes, pyplot, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TWINS = 2.5 * np.log10(2.0)  # [mag] that two equal stars are brighter than one
 SHOWN = 40  # draws whose isochrones make the band
 CELLS = (60, 90)  # of the density of predicted stars, in colour and magnitude
 
@@ -68,7 +68,7 @@ def cluster_diagram(
         ax.scatter(x[order], y[order], s=9, c=shade, lw=0, label="stars, dark: members")
         for n, k in enumerate(chosen):
             params = ClusterParams(**{name: jnp.asarray(v[k]) for name, v in known.items()})
-            line = _isochrone(model, params)
+            line = np.asarray(model.magnitudes(params), float)
             colours, mags = line[:, first] - line[:, second], line[:, third]
             alpha = max(0.04, 1.0 / len(chosen))
             ax.plot(colours, mags, c=ACCENT, lw=1.2, alpha=alpha)
@@ -83,18 +83,6 @@ def cluster_diagram(
         ax.legend(fontsize=8, labelcolor=INK)
         ax.grid(c=FAINT, alpha=0.15)
     return fig, ax
-
-
-def _isochrone(model: ClusterModel, params: ClusterParams) -> np.ndarray:
-    """Apparent magnitudes of single stars (vertex, band), NaN where there are no models."""
-    curve = model.lattice(params).curve
-    modulus = 5.0 * np.log10(float(params.distance_pc) / 10.0)
-    mag = -2.5 / np.log(10.0) * np.asarray(curve.log_flux, float) + modulus
-    if params.zero_points is not None:
-        mag = mag + np.asarray(params.zero_points)
-    empty = np.asarray(curve.measure) <= 0
-    mag[1:][empty] = np.nan
-    return mag
 
 
 def _shade(ax: "Axes", x: np.ndarray, y: np.ndarray, limits: Any) -> None:

@@ -22,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from brutax.analysis.cluster import inference
 
         return getattr(inference, name)
+    if name in ("ClusterOutputs", "cluster_outputs"):
+        from brutax.analysis.cluster import outputs
+
+        return getattr(outputs, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from brutax.analysis.cluster.model import ClusterModel, ClusterParams
+from brutax.analysis.cluster.outputs import cluster_outputs
 from brutax.infer import Problem
 from brutax.infer.prior import resolve
 
@@ -54,15 +55,24 @@ def cluster_prior(model: ClusterModel, **given: Any) -> dict[str, Any]:
     return out
 
 
-def cluster_problem(model: ClusterModel, prior: Mapping[str, Any] | None = None) -> Problem:
+def cluster_problem(
+    model: ClusterModel,
+    prior: Mapping[str, Any] | None = None,
+    *,
+    colour: tuple[str, str] | None = None,
+    band: str | None = None,
+) -> Problem:
     """The posterior of a cluster for `brutax.infer.fit`; `prior` as from `cluster_prior`.
 
+    `infer.fitter(...).getmodel` has the outputs of `ClusterOutputs`, with diagrams in `colour`,
+    two bands, and `band`, the magnitude (see `cluster_outputs`), where there are two bands.
     Chains, starts and draws are taken one after the other, however a sampler maps over them: side
     by side they would compute what each of them leaves out.
     """
-    return Problem(
-        cluster_prior(model) if prior is None else prior, _of_dictionary, model, in_turn=True
-    )
+    prior = cluster_prior(model) if prior is None else prior
+    several = len(model.pop.filters) > 1
+    predict = cluster_outputs(model, colour, band) if several else None
+    return Problem(prior, _of_dictionary, model, predict, in_turn=True)
 
 
 def cluster_numpyro(

@@ -30,6 +30,7 @@ from brutax.priors import KroupaIMF
 from brutax.utils.photometry import LN_PER_MAG
 
 PLACINGS = 3  # rounds in which segments find where EEP changes
+TWINS = 2.5 * np.log10(2.0)  # [mag] that two equal stars are brighter than one
 
 
 class Layout(NamedTuple):

@@ -118,6 +118,16 @@ class ClusterModel(eqx.Module):
         slope = 0.0 if p.ratio_slope is None else p.ratio_slope
         return lattice(curve, self.layout, scale, p.binary_fraction, slope)
 
+    def magnitudes(self, params: ClusterParams) -> Float[Array, "vertex band"]:
+        """Apparent magnitudes of single stars along the isochrone, NaN where there are none."""
+        p = _floats(params)
+        curve = self.lattice(p).curve
+        mag = -curve.log_flux / LN_PER_MAG + 5.0 * jnp.log10(p.distance_pc / 10.0)
+        if p.zero_points is not None:
+            mag = mag + p.zero_points
+        there = curve.measure > 0
+        return jnp.where(jnp.append(there[0], there)[:, None], mag, jnp.nan)
+
     def _per_star(self, params: ClusterParams) -> tuple[PerStar, Bool[Array, ""]]:
         params = _floats(params)
         possible = _possible(params, self.ages)

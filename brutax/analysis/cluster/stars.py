@@ -35,6 +35,7 @@ class ClusterStars(eqx.Module):
     lit: Bool[Array, " star"]  # False for stars without a valid band
     bands: Float[Array, " star"]  # number of valid ones
     field: Float[Array, " star"]  # ln density of the photometry in the field
+    field_range: Float[Array, "2 band"]  # magnitudes that it is uniform in; NaN where it is not
     prob: Float[Array, " star"]  # membership before photometry
     parallax: Float[Array, " star"]  # [mas]; 0 where there is none
     parallax_weight: Float[Array, " star"]  # 1 / error; 0 where there is none
@@ -96,7 +97,7 @@ def make_stars(
     flux, err = np.where(seen, flux, 0.0), np.where(seen, err, 1.0)
     good = seen & (flux > 0)
     unit = np.array([np.median(f[g]) if g.any() else 1.0 for f, g in zip(flux.T, good.T)])
-    log_field = _field(field, flux, err, seen)
+    log_field, field_range = _field(field, flux, err, seen)
     log_norm = -np.sum(np.where(seen, np.log(err), 0.0), axis=1)
     plx, weight, field_plx, plx_norm = _parallax(parallax, parallax_err, lit)
     motion = _motion(pm, pm_err, lit, field_pm)
@@ -124,6 +125,7 @@ def make_stars(
         lit=jnp.asarray(lit),
         bands=as_float(seen.sum(axis=1)),
         field=as_float(log_field),
+        field_range=as_float(field_range),
         prob=as_float(prob),
         parallax=as_float(plx),
         parallax_weight=as_float(weight),
@@ -165,11 +167,12 @@ def _order(flux: np.ndarray, unit: np.ndarray, good: np.ndarray) -> np.ndarray:
 
 def _field(
     field: Any, flux: np.ndarray, err: np.ndarray, seen: np.ndarray
-) -> Float[np.ndarray, " star"]:
-    """ln density in the field, in units of the errors."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """ln density in the field, in units of the errors, and the range of a uniform one."""
     per_error = np.sum(np.where(seen, np.log(err), 0.0), axis=1)
     if field is None:
-        return per_error + _uniform_magnitudes(flux, err, seen)
+        uniform, limits = _uniform_magnitudes(flux, err, seen)
+        return per_error + uniform, limits
     if isinstance(field, Callable):
         field = field(flux, err, seen)
     field = np.asarray(field, np.float64)
@@ -177,12 +180,15 @@ def _field(
         raise ValueError(f"field has the shape {field.shape} for {flux.shape[0]} stars")
     if not np.all(np.isfinite(field)):
         raise ValueError("field: the ln density of every star must be finite")
-    return np.where(seen.any(axis=1), per_error + field, 0.0)
+    unknown = np.full((2, flux.shape[1]), np.nan)
+    return np.where(seen.any(axis=1), per_error + field, 0.0), unknown
 
 
-def _uniform_magnitudes(flux: np.ndarray, err: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """ln density [per maggie] of magnitudes that are uniform over the sample, band by band."""
-    out = np.zeros(flux.shape[0])
+def _uniform_magnitudes(
+    flux: np.ndarray, err: np.ndarray, seen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """ln density [per maggie] of magnitudes that are uniform over the sample, and their range."""
+    out, limits = np.zeros(flux.shape[0]), np.full((2, flux.shape[1]), np.nan)
     for band in range(flux.shape[1]):
         some = seen[:, band]
         if not some.any():
@@ -190,9 +196,9 @@ def _uniform_magnitudes(flux: np.ndarray, err: np.ndarray, seen: np.ndarray) -> 
         f, e = flux[some, band], err[some, band]
         f = np.maximum(f, FAINT * e)  # a magnitude says nothing of fainter fluxes
         mag, width = -np.log(f) / LN_PER_MAG, SIGMAS * e / f / LN_PER_MAG
-        span = np.max(mag + width) - np.min(mag - width)
-        out[some] -= np.log(LN_PER_MAG * f * span)
-    return out
+        limits[:, band] = np.min(mag - width), np.max(mag + width)
+        out[some] -= np.log(LN_PER_MAG * f * (limits[1, band] - limits[0, band]))
+    return out, limits
 
 
 def _parallax(parallax: Any, error: Any, lit: np.ndarray) -> tuple[np.ndarray, ...]:
