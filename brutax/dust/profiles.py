@@ -73,7 +73,7 @@ class ProfileMap(DustMap):
         if (mode == "percentile") != (pct is not None):
             raise ValueError("pct= goes with mode='percentile', and the other way round")
         values = self._values(line, None if dist is None else dist.ravel(), mode, pct)
-        return values.reshape(*sky.shape[:-1], *values.shape[1:])[()]
+        return values.reshape((*sky.shape[:-1], *values.shape[1:]))[()]
 
     def _values(self, line: np.ndarray, dist: Any, mode: str, pct: Any) -> np.ndarray:
         """(star, ...) of a mode; NaN without a sight line."""
