@@ -255,6 +255,44 @@ def offsets(settings: Any, results: Any) -> list[Line]:
     return lines
 
 
+def dust(settings: Any, results: Any) -> list[Line]:
+    lines: list[Line] = []
+    if "speed" in results:
+        ratio = results["speed"]["ratio"]
+        measured = (
+            f"{number(ratio['alone'])} times as fast as brutus alone, "
+            f"{number(ratio['batch, per sight line'])} times per sight line in a batch, value "
+            f"and gradient {number(ratio['value and gradient'])} times its value"
+        )
+        lines.append(
+            ("Likelihood of 3 clouds, 500 stars x 50 draws", measured, "dust.py --parts speed")
+        )
+    if "many" in results:
+        run = results["many"]
+        what = f"Posteriors of 2 clouds, {run['lines']} sight lines x {run['stars']} stars"
+        measured = (
+            f"{number(run['seconds'])} s with compilation; distances off by "
+            f"{number(100 * run['median |d / d_true - 1|'])} % (median)"
+        )
+        lines.append((what, measured, "dust.py --parts many"))
+    if "recovery" in results:
+        run = results["recovery"]
+        measured = (
+            f"{number(100 * run['within 1 sigma'])} % of {run['clouds']} distances within 1 sigma; "
+            f"the number of clouds right by evidence in {number(100 * run['right number'])} %"
+        )
+        what = f"Clouds of {run['lines']} simulated sight lines"
+        lines.append((what, measured, "dust.py --parts recovery"))
+    if "orion" in results:
+        low, middle, high = (1e3 * x for x in results["orion"]["main"]["distance"])
+        measured = (
+            f"main cloud at {middle:.0f} +{high - middle:.0f} -{middle - low:.0f} pc "
+            f"(Zucker et al. 2020: 380 to 460 pc over Orion), {results['orion']['stars']} stars"
+        )
+        lines.append(("Clouds towards l = 204.7, b = -19.2", measured, "dust.py --parts orion"))
+    return lines
+
+
 def interruption(settings: Any, results: Any) -> list[Line]:
     what = f"Killed {len(results['kills'])} times, other batch sizes, other order"
     return [(what, BITS[results["pass"]], "interruption.py")]
@@ -421,6 +459,7 @@ LINES: dict[str, Callable[[Any, Any], list[Line]]] = {
     "accelerator": accelerator,
     "orion": orion,
     "offsets": offsets,
+    "dust": dust,
     "interruption": interruption,
     "models": models,
     "cluster": cluster,

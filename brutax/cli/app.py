@@ -13,14 +13,14 @@ from pathlib import Path
 
 import jax
 
-from brutax.cli import cluster, data, demo, fit, grid, info, mock, offsets
+from brutax.cli import cluster, data, demo, dust, fit, grid, info, mock, offsets
 from brutax.cli.options import UsageError
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
-COMMANDS = (fit, offsets, cluster, mock, grid, data, info, demo)
+COMMANDS = (fit, offsets, cluster, dust, mock, grid, data, info, demo)
 # what bad input raises: CatalogError, GridError and StoreError are ValueErrors
 USER_ERRORS = (UsageError, ValueError, OSError, ImportError, MemoryError)
 

@@ -11,3 +11,8 @@ from brutax.dust.maps import DustMap as DustMap
 from brutax.dust.maps import DustMapError as DustMapError
 from brutax.dust.maps import ForeignMap as ForeignMap
 from brutax.dust.maps import lb2pix as lb2pix
+from brutax.dust.profiles import ProfileMap as ProfileMap
+from brutax.dust.sightline import CloudParams as CloudParams
+from brutax.dust.sightline import SightLine as SightLine
+from brutax.dust.sightline import make_sightline as make_sightline
+from brutax.dust.sightline import stack_sightlines as stack_sightlines

@@ -12,7 +12,7 @@ theta = [p, s_fore, s_back, A_fore, d_1, A_1, d_2, A_2, ...] and widths are s ti
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -155,10 +155,7 @@ def los_clouds_loglike_samples(
         raise ValueError(f"kernel must be one of {', '.join(KERNELS)} or callable, got {kernel!r}")
     if monotonic and not _rising(theta, template_reds is not None, additive_foreground):
         return -np.inf
-    if template_reds is None:
-        template = np.ones(len(dist))
-    else:
-        template = np.asarray(template_reds, np.float64)
+    template = None if template_reds is None else np.asarray(template_reds, np.float64)
     value = _sum_over_stars(
         theta,
         dist[:, :Ndraws],
@@ -209,54 +206,140 @@ def _sum_over_stars(
     theta: Array,
     dist: Array,
     red: Array,
-    template: Array,
+    template: Array | None,
     *,
     kernel: Any,
     rlims: tuple[float, float],
     additive: bool,
 ) -> Array:
-    def one(dist: Array, red: Array, template: Array) -> Array:
-        return _of_star(theta, dist, red, template, kernel, rlims, additive)
-
-    return jnp.sum(jax.vmap(one)(dist, red, template))
+    return jnp.sum(_of_stars(theta, dist, red, template, kernel, rlims, additive))
 
 
-def _of_star(
+class _Shape(NamedTuple):
+    """What a kernel needs to know of a level."""
+
+    first: Array  # mean, or lower edge of a top hat
+    second: Array  # 1 / width, or upper edge
+    log_norm: Array
+
+
+def _shape(kernel: str, mean: Array, width: Array, rlims: tuple[float, float]) -> _Shape:
+    ok = width > 0  # without a width nothing is possible
+    width = jnp.where(ok, width, 1.0)
+    if kernel == "tophat":
+        low, high = jnp.maximum(mean - width, rlims[0]), jnp.minimum(mean + width, rlims[1])
+        ok = ok & (high > low)
+        first, second, log_norm = low, high, -jnp.log(jnp.where(ok, high - low, 1.0))
+    else:
+        first, second = mean, 1.0 / width
+        log_norm = KERNELS[kernel](mean, (mean, width), rlims=rlims)
+    return _Shape(first, second, jnp.where(ok, log_norm, -jnp.inf))
+
+
+def _log_kernel(kernel: str, red: Array, shape: _Shape) -> Array:
+    if kernel == "tophat":
+        inside = (red >= shape.first) & (red < shape.second)
+        return jnp.where(inside, shape.log_norm, -jnp.inf)
+    square = ((red - shape.first) * shape.second) ** 2
+    return shape.log_norm - (0.5 * square if kernel == "gauss" else jnp.log1p(square))
+
+
+def _of_stars(
     theta: Array,
-    dist: Float[Array, " draw"],
-    red: Float[Array, " draw"],
-    template: Array,
+    dist: Float[Array, "star draw"],
+    red: Float[Array, "star draw"],
+    template: Float[Array, " star"] | None,
     kernel: Any,
     rlims: tuple[float, float],
     additive: bool,
-) -> Array:
-    """ln of the likelihood of one star."""
+) -> Float[Array, " star"]:
+    """ln of the likelihood of each star.
+
+    Draws are gone through one by one, all stars at once: a sum over the axis that lies in memory
+    side by side takes many times as long. What a kernel needs is computed once per level.
+    """
     span = rlims[1] - rlims[0]
-    good = jnp.isfinite(red) & (dist >= 0) & (dist < FAR)
-    red, dist = jnp.where(good, red, rlims[0]), jnp.where(good, dist, 0.0)
-    level, width = jnp.full_like(red, theta[3]), jnp.full_like(red, theta[1])
     base = theta[3] if additive else jnp.zeros_like(theta[3])
-    for k in range(4, theta.shape[0], 2):  # a few clouds: selections are cheaper than a search
-        behind = dist >= theta[k]
-        level = jnp.where(behind, template * theta[k + 1] + base, level)
-        width = jnp.where(behind, theta[2], width)
-    width = width * span
-    safe = jnp.where(width > 0, width, 1.0)
+    levels = [(theta[3], theta[1] * span)]
+    for k in range(5, len(theta), 2):
+        levels.append((theta[k] if template is None else template * theta[k], theta[2] * span))
+        levels[-1] = levels[-1][0] + base, levels[-1][1]
+    places = [theta[k] for k in range(4, len(theta), 2)]
     if callable(kernel):
-        log_k = jnp.asarray(kernel(red, (level, safe)))
+
+        def log_k(draw: Any, state: Any) -> Array:
+            (red, dist), ((mean, width), *others), places = draw, *state
+            good = jnp.isfinite(red) & (dist >= 0) & (dist < FAR)
+            mean, width = jnp.full_like(red, mean), jnp.full_like(red, width)
+            for place, (other, wide) in zip(places, others, strict=True):
+                mean = jnp.where(dist >= place, other, mean)
+                width = jnp.where(dist >= place, wide, width)
+            good = good & (width > 0)
+            width = jnp.where(width > 0, width, 1.0)
+            value = kernel(jnp.where(good, red, rlims[0]), (mean, width))
+            return jnp.where(good, jnp.asarray(value), -jnp.inf)
+
+        state: Any = levels, places
     else:
-        log_k = jnp.asarray(KERNELS[kernel](red, (level, safe), rlims=rlims))
-    log_k = jnp.where(good & (width > 0), log_k, -jnp.inf)
-    some = jnp.any(log_k > -jnp.inf)
-    # all impossible: -inf with gradients that are finite
-    log_mean = jax.nn.logsumexp(jnp.where(some, log_k, 0.0)) - np.log(log_k.shape[0])
+
+        def log_k(draw: Any, state: Any) -> Array:
+            (red, dist), (shape, *others), places = draw, *state
+            good = jnp.isfinite(red) & (dist >= 0) & (dist < FAR)
+            for place, other in zip(places, others, strict=True):
+                # selections are cheaper than a search
+                shape = jax.tree.map(functools.partial(jnp.where, dist >= place), other, shape)
+            value = _log_kernel(kernel, jnp.where(good, red, rlims[0]), shape)
+            return jnp.where(good, value, -jnp.inf)
+
+        state = [_shape(kernel, mean, width, rlims) for mean, width in levels], places
+    log_sum = _log_sum(log_k, (red.T, dist.T), state)
+    some = log_sum > -jnp.inf
+    log_mean = log_sum - np.log(red.shape[1])
     pb = theta[0]
     inside = _log(1.0 - pb) + jnp.where(some, log_mean, -jnp.inf)
     outside = _log(pb) - np.log(span)
     top = jax.lax.stop_gradient(jnp.maximum(inside, outside))
     top = jnp.where(jnp.isfinite(top), top, 0.0)
-    total = jnp.exp(inside - top) + jnp.exp(outside - top)
-    return top + _log(total)
+    return top + _log(jnp.exp(inside - top) + jnp.exp(outside - top))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _log_sum(log_k: Callable, draws: Any, state: Any) -> Float[Array, " star"]:
+    """ln of the sum of exp(log_k(draw, state)) over draws, one pass with one exponential each."""
+
+    def add(carry: tuple[Array, Array], draw: Any) -> tuple[tuple[Array, Array], None]:
+        top, total = carry
+        each = log_k(draw, state)
+        change = each - jnp.where(each > top, top, jnp.where(top > -jnp.inf, top, 0.0))
+        part = jnp.exp(-jnp.abs(change))
+        total = jnp.where(change > 0, total * part + 1.0, total + part)
+        return (jnp.maximum(top, each), total), None
+
+    lowest = jnp.full(draws[0].shape[1:], -jnp.inf, draws[0].dtype)
+    (top, total), _ = jax.lax.scan(add, (lowest, jnp.zeros_like(lowest)), draws)
+    return jnp.where(top > -jnp.inf, top + _log(total), -jnp.inf)
+
+
+@_log_sum.defjvp
+def _(log_k: Callable, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    draws, state = primals
+    log_sum = _log_sum(log_k, draws, state)
+    fixed = jnp.where(log_sum > -jnp.inf, log_sum, 0.0)
+
+    @jax.checkpoint
+    def add(total: Array, draw: Any, state: Any) -> Array:
+        each = log_k(draw, state)
+        finite = each > -jnp.inf  # impossible draws have slopes that are finite
+        return total + jnp.where(finite, jnp.exp(jnp.where(finite, each, 0.0) - fixed), 0.0)
+
+    def shares(state: Any) -> Array:
+        # one number for each star: slopes are summed over draws first, and over stars at the end
+        state = jax.tree.map(lambda x: jnp.broadcast_to(x, fixed.shape), state)
+        return jax.lax.scan(
+            lambda total, draw: (add(total, draw, state), None), jnp.zeros_like(fixed), draws
+        )[0]
+
+    return log_sum, jax.jvp(shares, (state,), tangents[1:])[1]
 
 
 def _log(x: Array) -> Array:
@@ -296,13 +379,7 @@ def log_likelihood(
         ]
     )
     theta = jnp.where(ok, theta, plain)
-    ones = jnp.ones(dist.shape[0], dist.dtype)
-    template = ones if template_reds is None else template_reds
-
-    def one(dist: Array, red: Array, template: Array) -> Array:
-        return _of_star(theta, dist, red, template, kernel, rlims, additive_foreground)
-
-    each = jax.vmap(one)(dist, red, template)
+    each = _of_stars(theta, dist, red, template_reds, kernel, rlims, additive_foreground)
     if weight is not None:
         each = jnp.where(weight > 0, weight * each, 0.0)
     return jnp.where(ok, jnp.sum(each), -jnp.inf)

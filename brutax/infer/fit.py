@@ -17,7 +17,7 @@ from brutax.infer.progress import Progress
 METHODS = {
     name: f"brutax.infer.methods.{name}"
     for name in (
-        "nuts", "ensemble", "nested", "map", "mle", "dynesty", "nautilus", "emcee", "pocomc",
+        "nuts", "ensemble", "nested", "smc", "map", "mle", "dynesty", "nautilus", "emcee", "pocomc",
     )
 }  # fmt: skip
 LARGE = 1e5  # ln L of which float32 keeps no more than hundredths
@@ -71,13 +71,13 @@ def fit_many(
 ) -> list[Posterior]:
     """One posterior per item of the leading axis of `data`, all in one program.
 
-    For `nuts`, `nested`, `map` and `mle`. Items have shapes of one kind, and differ in nothing but
-    their data; item k has the key `fold_in(key, k)`. Arguments as in `fit`; one checkpoint holds
-    all of them.
+    For `nuts`, `nested`, `smc`, `map` and `mle`. Items have shapes of one kind, and differ in
+    nothing but their data; item k has the key `fold_in(key, k)`. Arguments as in `fit`; one
+    checkpoint holds all of them.
     """
     module, chosen = _choose(method, options)
     if not hasattr(module, "run_many"):
-        raise ValueError(f"'{method}' does not run side by side: use nuts, nested, map or mle")
+        raise ValueError(f"'{method}' does not run side by side: use nuts, nested, smc, map or mle")
     data = jax.tree.map(jnp.asarray, data)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         items = problem.split(data)

@@ -7,4 +7,5 @@ from brutax.plotting.offsets import photometric_offsets_2d as photometric_offset
 from brutax.plotting.offsets import zero_points as zero_points
 from brutax.plotting.recovery import truth_ranks as truth_ranks
 from brutax.plotting.recovery import truth_recovery as truth_recovery
+from brutax.plotting.sightline import sightline_profile as sightline_profile
 from brutax.plotting.triangle import corner as corner
