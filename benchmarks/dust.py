@@ -25,7 +25,6 @@ PARTS = ("speed", "many", "recovery", "evidence", "orion")
 PARTICLES = 128  # few, so that all of it takes minutes
 NEAR, FAR = 0.15, 2.5  # kpc, of simulated stars
 LITERATURE = {  # kpc
-    "Schlafly et al. (2014), Orion complex": (0.40, 0.50),
     "Zucker et al. (2020), Orion A and B": (0.38, 0.46),
 }
 
@@ -154,7 +153,7 @@ def recovery(args: Any) -> dict[str, Any]:
     rng = np.random.default_rng(7)
     numbers = rng.integers(1, 4, 100)
     truth = [clear_case(rng, n) for n in numbers]
-    stack = stack_sightlines([simulate(rng, *one, 200, 100) for one in truth])
+    stack = stack_sightlines([simulate(rng, *one, 200, 200) for one in truth])
     fits = fit_clouds(stack, (1, 2, 3, 4), key=3, num_particles=PARTICLES)
     inside, inside_two, pull, jumps = [], [], [], []
     for fit, n, (dist, level) in zip(fits, numbers, truth, strict=True):

@@ -147,6 +147,7 @@ def test_bad_input(change, words):
 def test_prior_is_in_order_and_takes_changes():
     line = make_sightline(*draws(stars=20))
     problem = sightline_problem(line, 3)
+    assert problem.components == ("foreground", "cloud_1", "cloud_2", "cloud_3")
     z = jax.vmap(problem.sample_real)(jax.random.split(jax.random.key(0), 200))
     found = jax.vmap(lambda z: problem.prior.from_real(z)[0])(z)
     assert np.all(np.diff(found["distance"], axis=1) > 0)

@@ -97,6 +97,7 @@ def test_nested_sampling_has_the_posterior_of_weighted_prior_draws(track, star):
         assert abs(row.mean - mean) < 0.25 * std and 0.8 < row.std / std < 1.25, name
 
 
+@pytest.mark.slow
 def test_sed_with_and_without_dust(track, star, tmp_path):
     """`getmodel` is `get_seds` at the parameters; files say what is in them."""
     fits, table = pytest.importorskip("astropy.io.fits"), pytest.importorskip("astropy.table")

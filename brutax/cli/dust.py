@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--kernel", default="gauss", choices=("gauss", "lorentz", "tophat"), help="[gauss]")
     add("--poor-fits", action="store_true", help="use stars flagged as poor fits too")
     add = parser.add_argument_group("the computation").add_argument
-    add("--draws", type=int, default=32, metavar="N", help="used of each star [32]")
+    add("--draws", type=int, default=128, metavar="N", help="used of each star [128]")
     add("--method", default="smc", choices=("smc", "nested"), help="[smc]")
     add("--seed", type=int, default=0, metavar="N", help="same seed, same draws [0]")
 

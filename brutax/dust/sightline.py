@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from brutax.dust.clouds import FAR, KERNELS
 
-N_DRAWS = 32  # of each star, by default
+N_DRAWS = 128  # of each star, by default; of few draws distances come out too certain
 SMOOTHING = 0.3  # half widths over the spread of a star's ln d
 LEAST_HALF_WIDTH = 1e-3  # of ln d
 EDGE = 0.2  # of a top hat's half width, over which its edges fall

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
+from brutax.analysis.profile import profile_outputs
 from brutax.dust.sightline import CloudParams, SightLine
 from brutax.infer import Problem
 
@@ -91,7 +92,8 @@ def sightline_problem(
     first = line
     while first.weight.ndim > 1:
         first = _first(first)
-    return Problem(prior, _log_likelihood, first)
+    predict = profile_outputs(clouds, first.dist_range)
+    return Problem(prior, _log_likelihood, first, predict)
 
 
 def _first(line: SightLine) -> SightLine:
