@@ -330,6 +330,7 @@ def fitted(small_grid, tmp_path_factory):
     return stars, result, folder
 
 
+@pytest.mark.slow
 def test_functions_of_draws_have_zero_mean(fitted, small_grid):
     """At their posteriors, stars at bounds of A_V included, as far as their draws tell."""
     stars, result, _ = fitted

@@ -46,6 +46,7 @@ def test_many_have_their_evidence_and_modes():
         np.testing.assert_allclose(np.std(post.samples["x"] - near, axis=0), SIGMA, rtol=0.25)
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_was_stopped(tmp_path):
     options = dict(key=3, num_particles=100, num_moves=3, chunk=1)
     whole = infer.fit(problem(), "smc", **options)
