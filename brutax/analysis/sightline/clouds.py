@@ -168,8 +168,8 @@ def fit_clouds(
 ) -> CloudFit | list[CloudFit]:
     """Clouds of a sight line, or of each of a stack (a list), for every number in `clouds`.
 
-    `method` is one of `brutax.infer` with an evidence: "smc", or "nested", which takes ten times
-    as long; `options` are its. A stack runs in one program. `checkpoint`, a file, lets a run that
+    `method` is one of `brutax.infer` with an evidence: "smc", or "nested", which takes
+    longer; `options` are its. A stack runs in one program. `checkpoint`, a file, lets a run that
     was stopped go on: each number of clouds has its own, with the number in the name. `prior`
     replaces entries of `sightline_prior`. Raises `ValueError` for other methods.
     """

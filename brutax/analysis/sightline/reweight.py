@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp
-from scipy.stats import cauchy, norm
+
+from brutax.dust.clouds import KERNELS
 
 if TYPE_CHECKING:
     from brutax.analysis.sightline.clouds import CloudFit
@@ -71,9 +72,8 @@ def reweight(
     draws = fit.sample(n)
     for draw in draws:
         behind = np.searchsorted(draw["distance"], dist, side="right")
-        log_k = _log_kernel(
-            fit.kernel, av, draw["level"][behind], draw["scatter"][np.minimum(behind, 1)], low, high
-        )
+        shape = draw["level"][behind], draw["scatter"][np.minimum(behind, 1)]
+        log_k = KERNELS[fit.kernel](av, shape, rlims=(low, high))
         inside = np.logaddexp(inside, np.log1p(-draw["outliers"]) + log_k)
         outside = np.logaddexp(outside, np.log(draw["outliers"]) - np.log(high - low))
     log_w, log_out = (np.where(good, x - prior, -np.inf) for x in
@@ -97,14 +97,3 @@ def reweight(
     return Reweighted(
         weight, ess, dist_mean, dist_std, av_mean, av_std, shifts[0], shifts[1], outlier
     )
-
-
-def _log_kernel(kernel: str, av: Any, mean: Any, width: Any, low: float, high: float) -> Any:
-    """ln of the density of A_V about a level, normalised on the range."""
-    if kernel == "tophat":
-        left, right = np.maximum(mean - width, low), np.minimum(mean + width, high)
-        with np.errstate(divide="ignore"):
-            return np.where((av >= left) & (av < right), -np.log(right - left), -np.inf)
-    law = norm if kernel == "gauss" else cauchy
-    mass = law.cdf((high - mean) / width) - law.cdf((low - mean) / width)
-    return law.logpdf((av - mean) / width) - np.log(width * mass)
