@@ -75,6 +75,7 @@ def typed(**other):
     return ClusterParams(**{k: jnp.float32(x) for k, x in (TRUTH | other).items()})
 
 
+@pytest.mark.slow
 def test_mapped_is_one_after_the_other(model):
     """Values and slopes under `vmap` are those of the model, and of impossible points too."""
     points = [typed(), typed(loga=9.7), typed(distance_pc=-1.0)]
@@ -174,6 +175,7 @@ def test_members_are_those_of_all_segments(model, sample):
     np.testing.assert_allclose(found.member, model.per_star(params).member, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_oddities_of_members(pop, sample):
     flux, err = sample[0][:6].copy(), sample[1][:6].copy()
     flux[1] = np.nan  # no valid band

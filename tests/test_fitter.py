@@ -163,6 +163,7 @@ def run_page(page, folder, monkeypatch, capsys):
     return names
 
 
+@pytest.mark.slow
 def test_the_page_with_few_draws(tmp_path, monkeypatch, capsys):
     few = dict(n_live=200, n_eff=1000, n_networks=1)
     options = ", ".join(f"{k}={v}" for k, v in few.items())

@@ -107,6 +107,7 @@ def test_integer_masks_are_masks(x64, fitter, star):
     np.testing.assert_array_equal(ours[2], other[2])
 
 
+@pytest.mark.slow
 def test_masses_do_not_depend_on_the_number_of_draws(x64, fitter, star):
     results = fitter.loglike_grid(*star, return_vals=True, dim_prior=False)
     kw = {

@@ -219,6 +219,7 @@ def traced_prior(dists, coord, labels=None):
     return 2 * jnp.log(dists) - dists / 1.35 + feh
 
 
+@pytest.mark.slow
 def test_galactic_priors_of_users(fitter, one_star):
     kw = {"data_coords": (90.0, 20.0), "n_samples": 200}
     a = fitter.fit(*one_star, lngalprior=host_prior, **kw)
@@ -242,6 +243,7 @@ class SharpMap:
         return dist, mean, np.full(60, self.scatter)
 
 
+@pytest.mark.slow
 def test_dust_maps(fitter, one_star):
     kw = {"data_coords": (90.0, 20.0), "n_samples": 300, "dustfile": SharpMap()}
     mapped = fitter.fit(*one_star, **kw)

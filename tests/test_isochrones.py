@@ -24,6 +24,7 @@ def test_every_star_has_the_age(tracks, feh, loga):
     assert all(np.isfinite(np.asarray(x)).all() for x in out.star)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_finite_differences():
     with jax.enable_x64(True):
         tracks = EEPTracks(verbose=False)

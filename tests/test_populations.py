@@ -116,6 +116,7 @@ def test_gradients_are_finite_and_right():
             np.testing.assert_allclose(jacobian[:, k], slope, rtol=5e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_smooth_in_age():
     """No kinks that would stop a Hamiltonian sampler: slopes change less over shorter steps."""
     with jax.enable_x64(True):

@@ -285,6 +285,7 @@ def test_files_of_before_are_continued(fitted, small_grid, small_stars):
     assert fit(small_grid, small_stars, fitted, draw_dtype="float32") == str(fitted)
 
 
+@pytest.mark.slow
 def test_draws_that_half_precision_spoils_are_counted(small_grid, small_stars, caplog):
     some = small_stars.select(np.arange(3))
     sharp = make_catalog(
