@@ -379,6 +379,18 @@ def test_what_is_left_out_does_not_matter(model, monkeypatch, params):
 
 
 @pytest.mark.slow
+def test_corrections_as_an_array_are_those_by_name(model):
+    likelihood = eqx.filter_jit(lambda m, p: m.log_likelihood(p))
+    corr = CorrectionParams(0.08, -0.07, 25.0, 0.4)
+    by_name = likelihood(model, THETA._replace(corr=corr))
+    as_array = likelihood(model, THETA._replace(corr=jnp.asarray(corr)))
+    assert float(by_name) == float(as_array)
+    assert float(by_name) != float(likelihood(model, THETA))
+    impossible = THETA._replace(corr=jnp.asarray([0.08, -0.07, -1.0, 0.4]))
+    assert float(likelihood(model, impossible)) == -np.inf
+
+
+@pytest.mark.slow
 def test_many_clusters_at_once(model):
     many = ClusterParams(*(jnp.stack([x, x * 1.001]) for x in THETA_ARRAYS[:6]))
     both = eqx.filter_jit(lambda m, p: jax.vmap(m.log_likelihood)(p))(model, many)

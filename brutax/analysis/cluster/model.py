@@ -110,7 +110,7 @@ class ClusterModel(eqx.Module):
         """The isochrone and all segments, in the stars' units of flux; for possible parameters."""
         p = _floats(params)
         curve = isochrone_curve(
-            self.pop, self.ages, self.layout, self.imf, p.feh, p.loga, p.av, p.rv, _corr(p.corr)
+            self.pop, self.ages, self.layout, self.imf, p.feh, p.loga, p.av, p.rv, p.corr
         )
         scale = -2.0 * (jnp.log(p.distance_pc) - np.log(10.0)) - self.stars.log_unit
         if p.zero_points is not None:
@@ -223,7 +223,7 @@ def _reach(blocks: Blocks, chi2: Array, wide: Array, apart: Array) -> Reach:
 
 
 def _floats(params: ClusterParams) -> ClusterParams:
-    return jax.tree.map(as_float, params)
+    return jax.tree.map(as_float, params._replace(corr=_corr(params.corr)))
 
 
 def _corr(corr: Any) -> CorrectionParams | None:
@@ -243,10 +243,9 @@ def _safe(params: ClusterParams) -> ClusterParams:
         out[name] = None if value is None else jnp.full_like(value, x)
     corr = params.corr
     if corr is not None:
-        usual = CorrectionParams(
-            *(jnp.asarray(x, jnp.result_type(params.feh)) for x in CorrectionParams())
+        corr = jax.tree.map(
+            lambda x: jnp.asarray(x, jnp.result_type(params.feh)), CorrectionParams()
         )
-        corr = jax.tree.unflatten(jax.tree.structure(corr), usual)
     return ClusterParams(**out, corr=corr)
 
 
