@@ -9,7 +9,14 @@ import pytest
 from scipy.integrate import quad
 from scipy.special import erfcx, logsumexp
 
-from brutax.analysis.cluster import ClusterModel, ClusterParams, Layout, make_stars, quadrature
+from brutax.analysis.cluster import (
+    ClusterModel,
+    ClusterParams,
+    Layout,
+    isochrone,
+    make_stars,
+    quadrature,
+)
 from brutax.analysis.cluster.lattice import segments_of_tiles
 from brutax.analysis.cluster.quadrature import (
     BLOCK,
@@ -214,23 +221,60 @@ def test_likelihood_is_the_mixture_over_the_segments(model, data):
         assert like.member[i] == pytest.approx(member, abs=0.01)
 
 
+def hold_segments(monkeypatch, model, p):
+    """Keeps segments near the end of the main sequence where they are for `p`.
+
+    Their places follow the age, which changes a converged sum by nothing and has no derivative.
+    """
+    places, where = [], isochrone._hook
+    monkeypatch.setattr(isochrone, "_hook", lambda *a: places.append(where(*a)) or places[-1])
+    model.lattice(p)
+    monkeypatch.setattr(isochrone, "_hook", lambda *a: places[0])
+
+
 @pytest.mark.slow
-def test_gradients_are_those_of_the_value(pop, data):
+def test_gradients_are_those_of_the_value(pop, data, monkeypatch):
     flux, err, extra = data
     with jax.enable_x64(True):
         wide = StellarPop(Isochrone(verbose=False), BANDS, verbose=False)
         model = ClusterModel(wide, make_stars(flux, err, **extra), imf=KroupaIMF(), layout=SMALL)
         p = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), FULL)
-        value, slopes = slope(model, p)
+        hold_segments(monkeypatch, model, p)
+        held = eqx.filter_jit(lambda m, p: m.log_likelihood(p))
+        value, slopes = eqx.filter_jit(
+            lambda m, p: jax.value_and_grad(lambda p: m.log_likelihood(p))(p)
+        )(model, p)
         assert np.isfinite(value)
         leaves, tree = jax.tree.flatten(p)
         flat, where = jax.flatten_util.ravel_pytree(p)
         steps = np.asarray(jax.flatten_util.ravel_pytree(slopes)[0])
         for k in range(flat.size):
             h = 1e-5 * max(1.0, abs(float(flat[k])))
-            ends = [float(run(model, where(flat.at[k].add(s * h)))) for s in (-1, 1)]
+            ends = [float(held(model, where(flat.at[k].add(s * h)))) for s in (-1, 1)]
             numeric = (ends[1] - ends[0]) / (2 * h)
             assert steps[k] == pytest.approx(numeric, rel=2e-4, abs=2e-4), (k, leaves, tree)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["feh", "loga"])
+def test_isochrones_move_as_their_derivatives_say(monkeypatch, name):
+    """Also where cores contract and a hair's breadth of age is a long way along the isochrone."""
+    with jax.enable_x64(True):
+        wide = StellarPop(Isochrone(verbose=False), BANDS, verbose=False)
+        model = ClusterModel(wide, make_stars(np.ones((1, 3)), np.ones((1, 3))))
+        p = jax.tree.map(jnp.asarray, THETA._replace(feh=0.0, loga=9.6))
+        hold_segments(monkeypatch, model, p)
+
+        def curve(x):
+            found = model.lattice(p._replace(**{name: x})).curve
+            return found.eep, found.log_mass, found.log_flux
+
+        x, h = getattr(p, name), 1e-5
+        _, slopes = jax.jit(lambda x: jax.jvp(curve, (x,), (jnp.ones_like(x),)))(x)
+        moved = jax.jit(curve)
+        for found, up, down in zip(slopes, moved(x + h), moved(x - h)):
+            numeric = np.asarray(up - down) / (2 * h)
+            np.testing.assert_allclose(found, numeric, rtol=2e-3, atol=1e-3)
 
 
 @pytest.mark.slow

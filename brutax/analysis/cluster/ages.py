@@ -16,6 +16,7 @@ LN10 = float(np.log(10.0))
 NEWTON_STEPS = 6
 BRACKET = 6.0  # EEPs between the nodes that bracket a root
 ROOM = 60.0  # EEPs past the main sequence that stars on it may have, where masses jump
+LEAST_PACE = 1e-6  # of log10 age per EEP; contracting cores have some 4e-5
 LEAST_SLOPE = 0.5  # of log10 age against log10 mass, for a finite measure
 
 
@@ -66,7 +67,7 @@ def _root(
         here, slope = jax.vmap(
             lambda row, x: jax.jvp(lambda x: of(row, x), (x,), (jnp.ones_like(x),))
         )(coef, x)
-        x = x - (here - value) / jnp.where(jnp.abs(slope) > 1e-6, slope, 1e6)
+        x = x - (here - value) / jnp.where(jnp.abs(slope) > LEAST_PACE, slope, 1e6)
         return jnp.clip(x, low, high), None
 
     return jax.lax.scan(step, start, None, length=NEWTON_STEPS)[0]
@@ -85,7 +86,7 @@ def stages_of_mass(
         fixed = jax.lax.stop_gradient((log_mass, feh))
         _, slope = jax.jvp(lambda x: ages(fixed[0], x, fixed[1]), (x,), (jnp.ones_like(x),))
         off = ages(log_mass, x, feh) - loga
-        return x - (off - jax.lax.stop_gradient(off)) / jnp.maximum(slope, 1e-4)
+        return x - (off - jax.lax.stop_gradient(off)) / jnp.maximum(slope, LEAST_PACE)
 
     return jax.vmap(differentiable)(jax.lax.stop_gradient(x), log_mass)
 
