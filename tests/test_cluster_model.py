@@ -424,14 +424,13 @@ def test_what_is_left_out_does_not_matter(model, monkeypatch, params):
 
 @pytest.mark.slow
 def test_corrections_as_an_array_are_those_by_name(model):
-    likelihood = eqx.filter_jit(lambda m, p: m.log_likelihood(p))
     corr = CorrectionParams(0.08, -0.07, 25.0, 0.4)
-    by_name = likelihood(model, THETA._replace(corr=corr))
-    as_array = likelihood(model, THETA._replace(corr=jnp.asarray(corr)))
+    by_name = run(model, THETA._replace(corr=corr))
+    as_array = run(model, THETA._replace(corr=jnp.asarray(corr)))
     assert float(by_name) == float(as_array)
-    assert float(by_name) != float(likelihood(model, THETA))
+    assert float(by_name) != float(run(model, THETA))
     impossible = THETA._replace(corr=jnp.asarray([0.08, -0.07, -1.0, 0.4]))
-    assert float(likelihood(model, impossible)) == -np.inf
+    assert float(run(model, impossible)) == -np.inf
 
 
 @pytest.mark.slow

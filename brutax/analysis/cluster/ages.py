@@ -16,7 +16,7 @@ LN10 = float(np.log(10.0))
 NEWTON_STEPS = 6
 BRACKET = 6.0  # EEPs between the nodes that bracket a root
 ROOM = 60.0  # EEPs past the main sequence that stars on it may have, where masses jump
-LEAST_PACE = 1e-6  # of log10 age per EEP; contracting cores have some 4e-5
+LEAST_PACE = 1e-6  # of log10 age, per EEP or log10 mass; contracting cores have some 4e-5
 LEAST_SLOPE = 0.5  # of log10 age against log10 mass, for a finite measure
 
 

@@ -264,5 +264,5 @@ def _possible(p: ClusterParams, ages: Ages) -> Bool[Array, ""]:
         if spread is not None:
             ok &= spread >= 0
     if p.corr is not None:
-        ok &= CorrectionParams(*p.corr).msto_smooth > 0
+        ok &= p.corr.msto_smooth > 0
     return ok
