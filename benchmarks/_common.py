@@ -126,13 +126,28 @@ def plain(value: Any) -> Any:
     return value.name if isinstance(value, Path) else value  # folders differ between machines
 
 
-def write(name: str, settings: Mapping[str, Any], results: Mapping[str, Any]) -> Path:
-    """Writes results/<name>.json with everything needed to know what was measured."""
+def write(
+    name: str,
+    settings: Mapping[str, Any],
+    results: Mapping[str, Any],
+    ran: Sequence[str] | None = None,
+) -> Path:
+    """Writes results/<name>.json with everything needed to know what was measured.
+
+    Where only the parts `ran` of the results are new, each part keeps its own machine and day.
+    """
     RESULTS.mkdir(exist_ok=True)
+    now = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "device": device()}
+    parts = {}
+    if ran is not None:
+        old = known(name)
+        parts = {k: {x: old[x] for x in now} for k in old.get("results", {})}
+        parts |= old.get("parts", {})
+        parts = {k: now if k in ran else parts.get(k, now) for k in results}
     record = {
         "benchmark": name,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": device(),
+        **now,
+        **({"parts": parts} if parts else {}),
         "versions": versions(),
         "settings": plain(settings),
         "results": plain(results),

@@ -323,17 +323,19 @@ def cluster(settings: Any, results: Any) -> list[Line]:
     out: list[Line] = []
     for count_, run in results.get("speed", {}).items():
         own = run["ms"]
-        beside = ""
-        if "brutus" in own:
-            value, both = (number(own["brutus"] / own[k]) for k in ("value", "gradient"))
-            beside = f"; brutus {number(own['brutus'])} ms: {value} and {both} times that"
-        out.append(
-            (
-                f"Likelihood of a cluster of {count_} stars, 8 bands: value, with its gradient",
-                f"{number(own['value'])} ms, {number(own['gradient'])} ms{beside}",
-                "cluster.py --only speed",
+        for what, name in ((", 8 bands", ""), (", 8 bands, 21 mass ratios", "_coarse")):
+            value, both = own[f"value{name}"], own[f"gradient{name}"]
+            beside = ""
+            if "brutus" in own:
+                times = (number(own["brutus"] / x) for x in (value, both))
+                beside = f"; brutus {number(own['brutus'])} ms: {' and '.join(times)} times that"
+            out.append(
+                (
+                    f"Likelihood of a cluster of {count_} stars{what}: value, with its gradient",
+                    f"{number(value)} ms, {number(both)} ms{beside}",
+                    "cluster.py --only speed",
+                )
             )
-        )
     if "smooth" in results:
         found = results["smooth"]
         rough, away = found["roughness_nats"], found["convergence"]["1 times"]["scatter"]
@@ -390,7 +392,8 @@ POSTERIORS = {
     "banana": "A banana in 5 dimensions",
     "two modes": "Two modes of weights 0.3 and 0.7 in 5 dimensions",
     "funnel": "A funnel in 5 dimensions",
-    "cluster": "A cluster of 60 stars (ln Z beside that of nautilus)",
+    "cluster": "A cluster of 60 stars (beside nautilus)",
+    "sight line": "A sight line of two clouds (beside nautilus)",
 }
 
 
@@ -479,8 +482,10 @@ def lines() -> list[tuple[str, ...]]:
     for name, read in LINES.items():
         record = known(name)
         if record:
-            where = f"{machine(record['device'])}; {record['date'][:10]}"
-            out += [(*line, where) for line in read(record["settings"], record["results"])]
+            for line in read(record["settings"], record["results"]):
+                part = line[2].partition("--only ")[2]
+                run = record.get("parts", {}).get(part, record)
+                out.append((*line, f"{machine(run['device'])}; {run['date'][:10]}"))
     return out
 
 

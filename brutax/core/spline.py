@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -69,18 +70,37 @@ class TensorSpline(eqx.Module):
 
     def __call__(self, *x: Float[Array, ""]) -> Float[Array, " output"]:
         """The outputs at one point."""
-        coef = self.coef
         local = [local_basis(knot, value) for knot, value in zip(self.knots, x, strict=True)]
-        index = tuple(
-            (at.first + jnp.arange(DEGREE + 1, dtype=at.first.dtype)).reshape(
-                [-1 if a == axis else 1 for a in range(len(local))]
-            )
-            for axis, at in enumerate(local)
-        )
-        block = coef[index]
+        block = self._block([at.first for at in local])
         for at in local:
             block = jnp.tensordot(at.weight, block, axes=1)
         return block
+
+    def with_slopes(
+        self, *x: Float[Array, ""]
+    ) -> tuple[Float[Array, " output"], tuple[Float[Array, " output"], ...]]:
+        """The outputs at one point and their derivatives along every axis."""
+        pairs = [
+            jax.jvp(lambda y, knot=knot: local_basis(knot, y), (value,), (jnp.ones_like(value),))
+            for knot, value in zip(self.knots, x, strict=True)
+        ]
+        block = self._block([at.first for at, _ in pairs])
+        found = []
+        for axis in range(len(pairs) + 1):  # the last is the value itself
+            one = block
+            for k, (at, slope) in enumerate(pairs):
+                one = jnp.tensordot((slope if k == axis else at).weight, one, axes=1)
+            found.append(one)
+        return found[-1], tuple(found[:-1])
+
+    def _block(self, first: list[Int[Array, ""]]) -> Float[Array, "*basis output"]:
+        index = tuple(
+            (at + jnp.arange(DEGREE + 1, dtype=at.dtype)).reshape(
+                [-1 if a == axis else 1 for a in range(len(first))]
+            )
+            for axis, at in enumerate(first)
+        )
+        return self.coef[index]
 
 
 def design_matrix(knots: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -24,10 +24,12 @@ class Ages(eqx.Module):
     """log10 age of the tracks as a function of (log10 mass, EEP, [Fe/H]): one output, dense."""
 
     spline: TensorSpline
+    by_metal: Float[Array, "metal mass stage"]  # its coefficients, to be read as they lie
 
     def __init__(self, tracks: EEPTracks):
         fine = tracks.model.fine  # pyright: ignore
         self.spline = TensorSpline(fine.knots, np.ascontiguousarray(fine.coef[..., :1]))
+        self.by_metal = jnp.moveaxis(self.spline.coef[..., 0], 2, 0)
 
     def __call__(self, log_mass: Any, eep: Any, feh: Any) -> Float[Array, ""]:
         """log10 age [yr] of one star of ln mass `log_mass`."""
@@ -36,8 +38,8 @@ class Ages(eqx.Module):
     def at(self, feh: Float[Array, ""]) -> Float[Array, "mass stage"]:
         """Coefficients in (log10 mass, EEP) at one [Fe/H], without derivatives."""
         local = local_basis(self.spline.knots[2], jax.lax.stop_gradient(feh))
-        some = jax.lax.dynamic_slice_in_dim(self.spline.coef[..., 0], local.first, DEGREE + 1, 2)
-        return jax.lax.stop_gradient(jnp.einsum("mek,k->me", some, local.weight))
+        some = jax.lax.dynamic_slice_in_dim(self.by_metal, local.first, DEGREE + 1)
+        return jax.lax.stop_gradient(jnp.tensordot(local.weight, some, 1, precision="highest"))
 
 
 def _contract(

@@ -42,7 +42,7 @@ class Layout(NamedTuple):
     turn: int = 32  # segments in EEP, up to the last stage with companions
     late: int = 352  # cells in EEP, from there on
     late_split: int = 2  # segments in each
-    ratios: int = 96  # mass ratios of companions
+    ratios: int = 64  # mass ratios of companions
     eep_min: float = 202.0
     eep_pair: float = 480.0  # the last stage with companions
     eep_max: float = 808.0
@@ -183,7 +183,6 @@ def _seen(pop: StellarPop, star: StarState, feh: Any, av: Any, rv: Any) -> Seen:
     metal = jnp.clip(feh, source.bare.knots[2][0], source.bare.knots[2][-1])
     x = 3.1 / rv
     law = source.law_ratio @ x ** jnp.arange(source.law_ratio.shape[1], dtype=x.dtype)
-    low, high = (jnp.stack([k[i] for k in source.bare.knots[:2]]) for i in (0, -1))
 
     def bare(metal: Array) -> Array:
         return _at_metal(source.bare, metal)
@@ -194,39 +193,45 @@ def _seen(pop: StellarPop, star: StarState, feh: Any, av: Any, rv: Any) -> Seen:
         powers = jnp.stack([av, av**2, av**3])
         return jnp.matmul(some, powers, precision="highest")
 
-    shift = _table(source.bare.knots[:2], bare, metal)
-    red = _table(source.dust.knots[:2], dust, metal, av)
-
-    def look(logl: Array, logt: Array, logg: Array) -> Array:
-        at = jnp.clip(jnp.stack([logt, logg]), low, high)
-        return M_BOL_SUN - 2.5 * logl - shift(*at) + law * red(*at)
-
+    at = tuple(jnp.clip(x, k[0], k[-1]) for x, k in zip((star.logt, star.logg), source.bare.knots))
+    shift = _looked_up(source.bare.knots[:2], bare, (metal,), at)
+    red = _looked_up(source.dust.knots[:2], dust, (metal, av), at)
     valid = jax.vmap(lambda logt, logg: source.valid(logt, logg, feh))(star.logt, star.logg)
-    return Seen(jax.vmap(look)(star.logl, star.logt, star.logg), valid)
+    return Seen(M_BOL_SUN - 2.5 * star.logl[:, None] - shift + law[None, :] * red, valid)
 
 
-def _table(knots: tuple[Array, ...], of: Callable, *params: Array) -> Callable:
-    """The spline with coefficients `of(*params)`, differentiable once in points and parameters.
+def _looked_up(
+    knots: tuple[Array, ...],
+    of: Callable,
+    params: tuple[Array, ...],
+    at: tuple[Float[Array, " point"], ...],
+) -> Float[Array, "point output"]:
+    """The spline with coefficients `of(*params)` at points.
 
-    The derivatives of the coefficients are tables of their own, looked up with them: the
-    transpose of a look-up in a table that varies would be slow.
+    The derivatives of the coefficients are tables of their own, looked up with them where they
+    are asked for: the transpose of a look-up in a table that varies would be slow.
     """
-    fixed = jax.lax.stop_gradient(params)
-    tables = [of(*fixed)]
-    for k in range(len(params)):
-        unit = tuple(jnp.full_like(x, float(j == k)) for j, x in enumerate(fixed))
-        tables.append(jax.jvp(of, fixed, unit)[1])
-    count = tables[0].shape[-1]
-    spline = TensorSpline(knots, jnp.concatenate(tables, axis=-1))
 
-    def look(*at: Array) -> Array:
-        found = spline(*at)
-        value = found[:count]
-        for k, (x, y) in enumerate(zip(params, fixed), 1):
-            value = value + (x - y) * found[k * count : (k + 1) * count]
-        return value
+    @jax.custom_jvp
+    def look(params: tuple[Array, ...], at: tuple[Array, ...]) -> Array:
+        return jax.vmap(TensorSpline(knots, of(*params)))(*at)
 
-    return look
+    @look.defjvp
+    def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+        params, at = primals
+        tables = [of(*params)]
+        for k in range(len(params)):
+            unit = tuple(jnp.full_like(x, float(j == k)) for j, x in enumerate(params))
+            tables.append(jax.jvp(of, params, unit)[1])
+        count = tables[0].shape[-1]
+        spline = TensorSpline(knots, jnp.concatenate(tables, axis=-1))
+        found, slopes = jax.vmap(spline.with_slopes)(*at)
+        move: Any = sum(d[:, None] * s[:, :count] for d, s in zip(tangents[1], slopes))
+        for k, d in enumerate(tangents[0], 1):
+            move = move + d * found[:, k * count : (k + 1) * count]
+        return found[:, :count], move
+
+    return look(params, at)
 
 
 def _at_metal(spline: TensorSpline, feh: Array) -> Float[Array, "teff logg output"]:

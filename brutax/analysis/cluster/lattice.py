@@ -1,5 +1,6 @@
 """Stars of an isochrone alone and in pairs, as tiles of segments."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -62,18 +63,61 @@ def companion_log_flux(
     log_mass = curve.log_mass[even : layout.pairs + 1]
     place = (log_mass[None, :] - curve.log_mass[0]) / step + shift[:, None]
     place = jnp.clip(place, lowest[:, None], jnp.minimum(float(n), base + (wide - 3))[:, None])
-    whole = jnp.minimum(jnp.floor(place), n - 1.0)
-    first = (whole - 1.0 - base[:, None]).astype(jnp.int32)
-    columns = jnp.arange(wide, dtype=jnp.int32)
-    # a product of matrices: its transpose is one too, where that of a look-up is slow
-    matrix: Any = sum(
-        jnp.where((first + k)[..., None] == columns[None, None], c[..., None], 0.0)
-        for k, c in enumerate(cubic(place - whole))
-    )
     start = base.astype(jnp.int32) + room
     windows = jax.vmap(lambda k: jax.lax.dynamic_slice_in_dim(padded, k, wide))(start)
-    on_rest = jnp.einsum("rvj,rjb->rvb", matrix, windows, precision="highest")
+    on_rest = _between(place, base, windows)
     return jnp.concatenate([on_even, on_rest], axis=1)  # pyright: ignore
+
+
+@jax.custom_jvp
+def _between(
+    place: Float[Array, "ratio vertex"],
+    first: Float[Array, " ratio"],
+    table: Float[Array, "ratio node band"],
+) -> Float[Array, "ratio vertex band"]:
+    """Tables whose nodes lie at first, first + 1, ... at places between them, by cubics.
+
+    Products of matrices: their transposes are products too, where those of look-ups are slow.
+    """
+    return jnp.einsum(
+        "rvj,rjb->rvb", _taps(place, first, table, _kernel), table, precision="highest"
+    )
+
+
+@_between.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    place, first, table = primals
+    d_place, _, d_table = tangents
+    matrix = _taps(place, first, table, _kernel)
+    along = _taps(place, first, table, _kernel_slope)
+    found, move, slope = (
+        jnp.einsum("rvj,rjb->rvb", m, x, precision="highest")
+        for m, x in ((matrix, table), (matrix, d_table), (along, table))
+    )
+    return found, move + d_place[..., None] * slope
+
+
+def _taps(place: Array, first: Array, table: Array, kernel: Callable) -> Array:
+    """The share of every node in every place, (ratio, vertex, node)."""
+    node = first[:, None] + jnp.arange(table.shape[1], dtype=place.dtype)[None, :]
+    return kernel(place[..., None] - node[:, None, :])
+
+
+def _kernel(x: Array) -> Array:
+    """The weight of a node x cells away in `cubic`."""
+    far = jnp.abs(x)
+    near = 1.0 + far * far * (1.5 * far - 2.5)
+    return jnp.where(
+        far < 1, near, jnp.where(far < 2, 2.0 + far * (far * (2.5 - 0.5 * far) - 4.0), 0)
+    )
+
+
+def _kernel_slope(x: Array) -> Array:
+    far = jnp.abs(x)
+    near = far * (4.5 * far - 5.0)
+    return jnp.sign(x) * jnp.where(
+        far < 1, near, jnp.where(far < 2, far * (5.0 - 1.5 * far) - 4.0, 0)
+    )
 
 
 class Lattice(NamedTuple):

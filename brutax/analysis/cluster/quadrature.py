@@ -23,8 +23,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 SEGMENTS = 8  # per tile
 BLOCK = 16  # stars per block
-PAIRS = 1024  # pairs of tile and block per pass: some 5 MB
-TESTS = 4096  # pairs per pass that are looked at star by star
+PAIRS = 256, 1024  # pairs of tile and block per pass, on CPUs (out of their caches) and others
+TESTS = 1024, 4096  # pairs per pass that are looked at star by star
 CLOSE = 30.0  # chi-square within which segments are summed first
 NEGLIGIBLE = 9.0  # nats below what a star has already, of segments that are left out
 ROUNDING = 1e-5  # of chi-squares that are compared
@@ -127,6 +127,10 @@ def _moments(ends: _Ends, e: Array, zeroth: Array) -> tuple[Array, Array]:
     return first, jnp.where(short, 0.25 * zeroth + (3.0 * e1 - e0) / 24.0, second)
 
 
+def _per_pass(sizes: tuple[int, int]) -> int:
+    return sizes[0] if jax.default_backend() == "cpu" else sizes[1]
+
+
 class _Pairs(NamedTuple):
     """The pairs of tiles and blocks that matter, padded."""
 
@@ -163,7 +167,8 @@ def _candidates(tiles: Tiles, reach: Reach) -> _Pairs:
     for band in range(low.shape[1]):
         touch &= low[None, :, band] <= reach.high[:, band, None]
         touch &= high[None, :, band] >= reach.low[:, band, None]
-    size = -(-touch.size // TESTS) * TESTS
+    tests = _per_pass(TESTS)
+    size = -(-touch.size // tests) * tests
     touch = jnp.pad(touch.ravel(), (0, size - touch.size))
     rank = _running_count(touch)
     every = jnp.arange(size, dtype=jnp.int32)
@@ -183,6 +188,7 @@ def _near(
     """
     room = kept.tile.shape[0]
     least = jnp.full_like(limit, -1.0) if but is None else but
+    tests = _per_pass(TESTS)
 
     def test(tile: Array, block: Array) -> Array:
         start, step, off = (_rows(x, tile) for x in chords)
@@ -205,10 +211,10 @@ def _near(
 
     def one(state: tuple[Array, _Pairs]) -> tuple[Array, _Pairs]:
         k, kept = state
-        first = k * TESTS
-        tile, block = (lax.dynamic_slice(x, (first,), (TESTS,)) for x in pairs[:2])
+        first = k * tests
+        tile, block = (lax.dynamic_slice(x, (first,), (tests,)) for x in pairs[:2])
         keep = _apart(jnp.any(limit[block] > least[block]), test, tile, block)
-        keep = keep & (first + jnp.arange(TESTS, dtype=jnp.int32) < pairs.number)
+        keep = keep & (first + jnp.arange(tests, dtype=jnp.int32) < pairs.number)
         rank = _running_count(keep)
         place = jnp.where(keep, kept.number + rank - 1, room)
         return k + 1, _Pairs(
@@ -218,7 +224,7 @@ def _near(
         )
 
     zero = jnp.zeros((), jnp.int32)
-    return lax.while_loop(lambda s: s[0] * TESTS < pairs.number, one, (zero, kept))[1]
+    return lax.while_loop(lambda s: s[0] * tests < pairs.number, one, (zero, kept))[1]
 
 
 def _running_count(x: Bool[Array, " x"]) -> Int[Array, " x"]:
@@ -255,8 +261,9 @@ def _rows(x: Array, at: Array) -> Array:
 
 
 def _load(first: Array, tiles: Tiles, stars: Blocks, reach: Reach, pairs: _Pairs) -> _Pass:
-    tile, block = (lax.dynamic_slice(x, (first,), (PAIRS,)) for x in (pairs.tile, pairs.block))
-    used = first + jnp.arange(PAIRS, dtype=jnp.int32) < pairs.number
+    count = _per_pass(PAIRS)
+    tile, block = (lax.dynamic_slice(x, (first,), (count,)) for x in (pairs.tile, pairs.block))
+    used = first + jnp.arange(count, dtype=jnp.int32) < pairs.number
     weight = jnp.where(used[:, None], _rows(tiles.weight, tile), 0.0)
     mine = jax.tree.map(lambda x: _rows(x, block), stars)
     scale = 0.5 * reach.chi2[block]
@@ -317,7 +324,7 @@ def _sums(
         _, _, found = _integrals(live, x)
         found = found.reshape(*x.weight.shape, -1)
         mine = jnp.einsum("pvs,pv->ps", found, x.weight, precision="highest")
-        return first + PAIRS, total.at[x.block].add(mine)
+        return first + _per_pass(PAIRS), total.at[x.block].add(mine)
 
     start = (first, jnp.zeros(reach.chi2.shape, tiles.flux.dtype))
     return lax.while_loop(lambda s: s[0] < pairs.number, one, start)[1]
@@ -329,7 +336,10 @@ def _pairs_and_sums(tiles: Tiles, stars: Blocks, reach: Reach) -> tuple[_Pairs, 
     First those within `CLOSE` of a star; what they sum to says how far others may be to matter.
     """
     every, chords = _candidates(tiles, reach), _chords(tiles)
-    zero, blank = jnp.zeros((), jnp.int32), jnp.zeros(every.tile.shape[0] + PAIRS, jnp.int32)
+    zero, blank = (
+        jnp.zeros((), jnp.int32),
+        jnp.zeros(every.tile.shape[0] + _per_pass(PAIRS), jnp.int32),
+    )
     close = jnp.minimum(reach.apart, CLOSE)
     pairs = _near(every, chords, stars, close, _Pairs(blank, blank, zero), None)
     sums = _sums(tiles, stars, reach, pairs, zero)
@@ -357,7 +367,7 @@ def expectations(
         found = found.reshape(*x.weight.shape, -1)
         of = x.weight[..., None] * _rows(values, x.tile)
         mine = jnp.einsum("pvs,pvk->psk", found, of, precision="highest")
-        return first + PAIRS, total.at[x.block].add(mine)
+        return first + _per_pass(PAIRS), total.at[x.block].add(mine)
 
     blank = jnp.zeros((*reach.chi2.shape, values.shape[-1]), tiles.flux.dtype)
     start = (jnp.zeros((), jnp.int32), blank)
@@ -404,7 +414,7 @@ def _backward(stars_vary: bool, saved: tuple, cotangent: Array) -> tuple:
         if stars_vary:
             mine = _apart(live, _star_slopes, x, slopes)
             d_stars = jax.tree.map(lambda d, s: d.at[x.block].add(s), d_stars, mine)
-        return first + PAIRS, d_tiles, d_stars
+        return first + _per_pass(PAIRS), d_tiles, d_stars
 
     blank = jax.tree.map(jnp.zeros_like, (tiles, stars))
     start = (jnp.zeros((), jnp.int32), *blank)
