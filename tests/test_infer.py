@@ -13,8 +13,10 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 from _posteriors import DATA, exact, gaussian, gaussian_problem, same
+from scipy.stats import kstest
 
 from brutax import infer
+from brutax.infer.gaussian import find, gathered
 from brutax.priors import (
     KroupaIMF,
     Point,
@@ -113,13 +115,39 @@ def test_conditional_prior_and_constants():
         "v": dist.Dirichlet(jnp.ones(3)),
     }
     problem = infer.Problem(prior, lambda p, d: p["k"] * p["x"] + jnp.sum(p["v"]))
-    assert problem.prior.size == 4 and problem.check().without_icdf == ("v",)
+    assert problem.prior.size == 4 and problem.check().without_icdf == ()
     params = problem.prior.sample(jax.random.key(0))
     back, log_base, log_jacobian = problem.prior.from_real(problem.prior.to_real(params))
     for name, value in params.items():
         np.testing.assert_allclose(back[name], value, rtol=1e-4)
     np.testing.assert_allclose(log_base, -np.log(params["top"]) + np.log(2.0), rtol=1e-4)
     assert np.isfinite(log_jacobian)
+
+
+def test_unit_cube_gives_draws_of_priors_with_several_components():
+    concentration = np.array([1.0, 2.0, 2.0, 0.7])
+    cov = np.array([[1.0, 0.6], [0.6, 2.0]])
+    prior = {
+        "share": dist.Dirichlet(jnp.asarray(concentration)),
+        "beta": dist.Beta(2.0, 5.0),
+        "v": dist.MultivariateNormal(jnp.asarray([1.0, -1.0]), jnp.asarray(cov)),
+        "w": dist.Normal(jnp.zeros(2), 3.0).to_event(1),
+        "t": dist.MultivariateStudentT(3.0, jnp.zeros(2), jnp.eye(2)),
+    }
+    problem = infer.Problem(prior, lambda p, d: 0.0 * p["beta"])
+    assert problem.prior.without_icdf == ("t",)
+    prior.pop("t")
+    compiled = infer.Problem(prior, lambda p, d: 0.0 * p["beta"]).prior
+    assert compiled.size == 3 + 1 + 2 + 2
+    u = jax.random.uniform(jax.random.key(1), (20_000, compiled.size))
+    draws = jax.device_get(jax.vmap(compiled.from_cube)(u))
+    np.testing.assert_allclose(draws["share"].sum(axis=1), 1.0, atol=1e-5)
+    for k, a in enumerate(concentration):
+        assert kstest(draws["share"][:, k], "beta", (a, concentration.sum() - a)).pvalue > 1e-3
+    assert kstest(draws["beta"], "beta", (2.0, 5.0)).pvalue > 1e-3
+    np.testing.assert_allclose(draws["v"].mean(axis=0), [1.0, -1.0], atol=0.05)
+    np.testing.assert_allclose(np.cov(draws["v"].T), cov, atol=0.08)
+    assert kstest(draws["w"][:, 1], "norm", (0.0, 3.0)).pvalue > 1e-3
 
 
 def test_joint_priors_whatever_is_drawn_from():
@@ -315,6 +343,24 @@ def wide_problem(width):
     """One parameter, five measurements of it, a prior of some width."""
     prior = {"a": dist.Uniform(-width, width), "b": 0.0}
     return infer.Problem(prior, gaussian, DATA)
+
+
+def test_search_finds_the_broad_hill_among_peaks():
+    """A narrow maximum in six dimensions, far from most prior draws, on a hill with ripples."""
+    centre = jnp.asarray([1.5, -2.0, 0.5, 1.0, -1.0, 2.5])
+
+    def height(z):
+        away = (z - centre) / 0.02
+        return -0.5 * jnp.sum(away**2) + 300.0 * jnp.cos(9.0 * (z[0] - centre[0]))
+
+    draws = 2.0 * jax.random.normal(jax.random.key(0), (256, 6))
+    found, heights = jax.jit(lambda z, key: gathered(height, z, key))(draws, jax.random.key(1))
+    np.testing.assert_array_equal(heights, np.sort(heights)[::-1])
+    np.testing.assert_allclose(heights, jax.vmap(height)(found), rtol=1e-4)
+    frame, _ = find(height, draws, jax.random.key(1), starts=2, steps=100)
+    np.testing.assert_allclose(frame.mean, centre, atol=1e-3)
+    few, _ = gathered(height, draws[:8], jax.random.key(1))  # too few to gather
+    assert {tuple(x) for x in np.asarray(few)} == {tuple(x) for x in np.asarray(draws[:8])}
 
 
 def test_chains_that_start_about_the_maximum(tmp_path, monkeypatch):

@@ -22,6 +22,8 @@ SHOWN = {"loga": "log10 age [yr]", "feh": "[Fe/H]", "av": "A_V [mag]", "rv": "R_
 SHOWN |= {"distance_pc": "distance [pc]", "field_fraction": "share of field stars"}
 SHOWN |= {"binary_fraction": "share of stars with companions", "scatter": "scatter [mag]"}
 
+METHODS = ("nuts", "smc")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -45,6 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scatter", action="store_true", help="fit an intrinsic scatter of all bands too")
     add("--no-parallax", action="store_true", help="leave parallaxes out")
     add = parser.add_argument_group("the computation").add_argument
+    add(
+        "--method",
+        choices=METHODS,
+        default="nuts",
+        help="chains about the maximum, or particles tempered from the prior: slower, and sure of "
+        "finding the age where there are several peaks [nuts]",
+    )
+    add("--particles", type=int, default=256, metavar="N", help="of smc [256]")
     add("--chains", type=int, default=4, metavar="N", help="[4]")
     add("--warmup", type=int, default=200, metavar="N", help="steps of each before draws [200]")
     add("--draws", type=int, default=250, metavar="N", help="of each chain [250]")
@@ -79,15 +89,10 @@ def run(args: argparse.Namespace) -> None:
     resting = output.with_name(output.name + ".run")
     post = infer.fit(
         cluster_problem(model, prior),
-        "nuts",
+        args.method,
         key=args.seed,
         checkpoint=resting,
-        start="map",
-        num_tries=256,
-        num_chains=args.chains,
-        num_warmup=args.warmup,
-        num_samples=args.draws,
-        max_tree_depth=6,
+        **_options(args),
     )
     post.save(output)
     for path in (resting, resting.with_name(resting.name + ".prev")):
@@ -103,6 +108,13 @@ def run(args: argparse.Namespace) -> None:
     if not args.quiet:
         print(_report(post, found))
         print_files(written)
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    if args.method == "smc":
+        return {"num_particles": args.particles, "num_moves": 5, "chunk": 1}
+    chains = {"num_chains": args.chains, "num_warmup": args.warmup, "num_samples": args.draws}
+    return chains | {"start": "map", "num_tries": 256, "max_tree_depth": 6}
 
 
 def _model(args: argparse.Namespace, stars: Catalog) -> tuple[ClusterModel, dict[str, Any]]:

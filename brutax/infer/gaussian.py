@@ -15,6 +15,9 @@ STEP = 0.5  # of a deviation, for all of it
 LEAST_CURVATURE = 1e-2  # of z: flatter than any posterior that a prior bounds
 MOST_CURVATURE = 1e10
 
+ELITE, GATHERINGS = 8, 8  # of each round an eighth is kept; rounds
+SPREAD, SHRINK = 1.5, 0.1  # wider than those; share of their covariances that is left out
+
 Function = Callable[[Float[Array, " z"]], Float[Array, ""]]
 
 
@@ -86,16 +89,54 @@ def gaussian_at(height: Function, z: Float[Array, " z"]) -> Gaussian:
     return Gaussian(z, unit[:, None] * axes / jnp.sqrt(values)[None, :])
 
 
+def gathered(
+    height: Function, draws: Float[Array, "draw z"], key: Any
+) -> tuple[Float[Array, "draw z"], Float[Array, " draw"]]:
+    """Draws closer to where `height` is large, the highest first, and their heights.
+
+    Rounds of draws from the normal distribution of the best so far, wider (cross-entropy method:
+    Rubinstein 1999): of many peaks they find the ones that stand on the broadest hill, which
+    climbs from the best of a few prior draws miss.
+    """
+    count, size = draws.shape
+
+    def heights(z: Array) -> Array:
+        found = jax.lax.map(height, z)
+        return jnp.where(jnp.isfinite(found), found, -jnp.inf)
+
+    def best(z: Array, found: Array, n: int) -> tuple[Array, Array]:
+        top, at = jax.lax.top_k(found, n)
+        return z[at], top
+
+    kept = min(max(count // ELITE, 2 * size), count // 2)
+    found = best(draws, heights(draws), count)
+    if kept <= size:  # too few to say how wide the hill is
+        return found
+
+    def one(k: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        top, top_heights = (x[:kept] for x in state)
+        mean = jnp.mean(top, axis=0, keepdims=True)
+        away = top - mean
+        cov = jnp.matmul(away.T, away, precision="highest") / kept
+        own = jnp.diag(jnp.diagonal(cov))
+        cov = SPREAD**2 * ((1.0 - SHRINK) * cov + SHRINK * own) + 1e-12 * jnp.eye(size)
+        noise = jax.random.normal(jax.random.fold_in(key, k), (count - kept, size), top.dtype)
+        new = mean + jnp.matmul(noise, jnp.linalg.cholesky(cov).T, precision="highest")
+        return best(
+            jnp.concatenate([top, new]), jnp.concatenate([top_heights, heights(new)]), count
+        )
+
+    return jax.lax.fori_loop(0, GATHERINGS, one, found)
+
+
 def find(
-    height: Function, draws: Float[Array, "draw z"], *, starts: int, steps: int
+    height: Function, draws: Float[Array, "draw z"], key: Any, *, starts: int, steps: int
 ) -> tuple[Gaussian, Array]:
-    """The Gaussian at the highest maximum found from the `starts` best of some draws.
+    """The Gaussian at the highest maximum found from the `starts` best of `gathered` draws.
 
     Also returns the heights that they found, (start,), NaN for none.
     """
-    heights = jax.lax.map(height, draws)
-    heights = jnp.where(jnp.isfinite(heights), heights, -jnp.inf)
-    _, best = jax.lax.top_k(heights, starts)
-    z, found = jax.lax.map(lambda z: climb(height, z, steps), draws[best])
+    begin, _ = gathered(height, draws, key)
+    z, found = jax.lax.map(lambda z: climb(height, z, steps), begin[:starts])
     at = jnp.argmax(jnp.where(jnp.isfinite(found), found, -jnp.inf))
     return gaussian_at(height, z[at]), found

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.scipy.special import betainc, ndtri
 from numpyro.distributions.transforms import biject_to
 
 from brutax.priors import AbstractPrior, Point
@@ -164,7 +165,7 @@ class Prior:
             value = resolve(name, entry, params)
             if isinstance(value, dist.Distribution):
                 free = self.free[name]
-                value = value.icdf(u[free.start : free.stop].reshape(free.shape))
+                value = _from_cube(value, u[free.start : free.stop].reshape(free.real_shape))
             params[name] = value
         return params
 
@@ -212,11 +213,48 @@ def resolve(name: str, entry: Any, params: Mapping[str, Any]) -> Any:
         ) from None
 
 
-def _has_icdf(value: Any) -> bool:
+def _from_cube(value: dist.Distribution, u: Any) -> Any:
+    """The value at a point of the unit cube: one component after the other (Rosenblatt 1952).
+
+    Raises `NotImplementedError` where a distribution has no such map.
+    """
+    if isinstance(value, dist.Independent):
+        return _from_cube(value.base_dist, u)
+    if isinstance(value, dist.MultivariateNormal):
+        return value.loc + jnp.einsum("...ij,...j->...i", value.scale_tril, ndtri(u))
+    if isinstance(value, dist.Beta):
+        return _beta_icdf(value.concentration1, value.concentration0, u)
+    if isinstance(value, dist.Dirichlet):  # shares of what is left, each of a beta distribution
+        each: Any = value.concentration
+        first, later = each[..., :-1], jnp.cumsum(each[..., ::-1], axis=-1)[..., ::-1][..., 1:]
+        share = _beta_icdf(first, later, u)
+        one = jnp.ones_like(share[..., :1])
+        left = jnp.concatenate([one, jnp.cumprod(1.0 - share, axis=-1)], axis=-1)
+        return left * jnp.concatenate([share, one], axis=-1)
     if value.event_shape:
-        return False
+        raise NotImplementedError
+    return value.icdf(u)
+
+
+def _beta_icdf(a: Any, b: Any, u: Any) -> Any:
+    """The inverse of `betainc`, by halving: numpyro's needs another package."""
+
+    def halve(_: Any, ends: tuple[Any, Any]) -> tuple[Any, Any]:
+        low, high = ends
+        middle = 0.5 * (low + high)
+        below = betainc(a, b, middle) < u
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    u = jnp.asarray(u, dtype=float)
+    steps = int(jnp.finfo(u.dtype).nmant) + 7
+    low, high = jax.lax.fori_loop(0, steps, halve, (jnp.zeros_like(u), jnp.ones_like(u)))
+    return 0.5 * (low + high)
+
+
+def _has_icdf(value: Any) -> bool:
+    shape = biject_to(value.support).inv(value.sample(jax.random.key(0))).shape
     try:
-        return bool(np.all(np.isfinite(value.icdf(jnp.full(value.shape(), 0.3)))))
+        return bool(np.all(np.isfinite(_from_cube(value, jnp.full(shape, 0.3)))))
     except (NotImplementedError, ImportError):
         return False
 

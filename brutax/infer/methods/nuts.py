@@ -73,11 +73,12 @@ def _init(key: Any, data: Any, problem: Problem, options: Options) -> Any:
     key_start, key_run = jax.random.split(key)
     chains, frame = options.num_chains, None
     if options.start == "map":
-        key_draws, key_start = jax.random.split(key_start)
+        key_draws, key_search, key_start = jax.random.split(key_start, 3)
         draws = jax.vmap(problem.sample_real)(jax.random.split(key_draws, options.num_tries))
         frame, _ = find(
             lambda z: problem.density(z, data).log_target,
             draws,
+            key_search,
             starts=options.num_starts,
             steps=MAP_STEPS,
         )

@@ -77,7 +77,7 @@ def _densities(z: Any, data: Any, problem: Problem) -> tuple[Any, Any]:
         log_like = jnp.where(jnp.isnan(log_like), -jnp.inf, log_like)
         return log_like, log_base + log_jacobian
 
-    return jax.vmap(one)(z)
+    return jax.lax.map(one, z) if problem.in_turn else jax.vmap(one)(z)
 
 
 def _init(key: Any, data: Any, problem: Problem, options: Options) -> _State:
