@@ -370,14 +370,21 @@ def test_command_says_what_is_wrong(table, tmp_path, capsys, extra, text):
 
 
 @pytest.mark.slow
-def test_command_writes_posterior_members_and_figure(table, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["--chains", "2", "--warmup", "30", "--draws", "20"],
+        ["--method", "smc", "--particles", "40"],
+    ],
+)
+def test_command_writes_posterior_members_and_figure(table, tmp_path, capsys, how):
     from astropy.table import Table
 
     out = tmp_path / "cluster.h5"
     command = ["cluster", str(table), "-o", str(out), "--units", "mag", "--coarse"]
     command += ["--prob", "p_member", "--members", str(tmp_path / "members.ecsv")]
-    command += ["--figure", str(tmp_path / "cmd.png"), "--chains", "2", "--warmup", "30"]
-    command += ["--draws", "20", "--prior", "rv=3.2", "--prior", "feh=-0.3,0.3"]
+    command += ["--figure", str(tmp_path / "cmd.png"), *how]
+    command += ["--prior", "rv=3.2", "--prior", "feh=-0.3,0.3"]
     command += ["--prior", "loga=9.3,9.8", "--prior", "distance_pc=600,1000"]
     assert main(command) == 0
     said = capsys.readouterr().out
