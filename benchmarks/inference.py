@@ -256,12 +256,13 @@ def main() -> None:
     exact, made = answers(), problems()
     results: dict[str, Any] = dict(known("inference").get("results", {}))
     results["exact logz"] = {k: v["logz"] for k, v in exact.items()}
-    rows = []
+    rows, ran = [], ["exact logz"]
     for name in args.only:
         if args.seeds:
             found = calibrate(made[name], exact[name], args.seeds, num_inner=args.inner)
             moves = f", {args.inner} moves" if args.inner else ""
-            results[f"{name}: nested, many{moves}"] = found
+            ran.append(f"{name}: nested, many{moves}")
+            results[ran[-1]] = found
             print(name, found)
             continue
         others = {"cluster": cluster, "sight line": sight_line}
@@ -273,17 +274,18 @@ def main() -> None:
             best = results.get(f"{name}: {REFERENCE}", {})
             beside = exact.get(name) or ({} if method == REFERENCE else best)
             one = measure(name, problem, method, beside)
-            results[f"{name}: {method}"] = one
+            ran.append(f"{name}: {method}")
+            results[ran[-1]] = one
             rows.append(
                 [name, method, one["logz - exact"], one["error"], *one["widths"], one["shift"],
                  one["evaluations"] or float("nan"), one["seconds"], "yes" if one["ok"] else "no"]
             )  # fmt: skip
             print(name, method, f"{one['seconds']:.1f} s", flush=True)
-            write("inference", {"methods": METHODS, "cluster": CLUSTER}, results)
+            write("inference", {"methods": METHODS, "cluster": CLUSTER}, results, ran)
     header = ["posterior", "method", "dlnZ", "error", "narrowest", "widest", "shift",
               "evaluations", "seconds", "ok"]  # fmt: skip
     table(header, rows)
-    write("inference", {"methods": METHODS, "cluster": CLUSTER}, results)
+    write("inference", {"methods": METHODS, "cluster": CLUSTER}, results, ran)
 
 
 if __name__ == "__main__":
