@@ -41,6 +41,12 @@ def test_spline_is_the_textbook_one(rng):
     np.testing.assert_allclose(
         got, np.einsum("pa,pb,abo->po", matrix, matrix[::-1], coef), atol=3e-6
     )
+    inside = jnp.asarray([0.07, 0.22, 0.41, 0.9])
+    value, slopes = jax.vmap(spline.with_slopes)(inside, inside[::-1])
+    np.testing.assert_allclose(value, jax.vmap(spline)(inside, inside[::-1]), rtol=1e-6)
+    expected = jax.vmap(jax.jacfwd(spline, argnums=(0, 1)))(inside, inside[::-1])
+    for slope, other in zip(slopes, expected, strict=True):
+        np.testing.assert_allclose(slope, other, rtol=1e-4, atol=1e-4)
 
 
 def test_a_sun(model):
