@@ -123,7 +123,7 @@ def speed(case: dict[str, Any]) -> dict[str, Any]:
             model = build(stars, pop, layout)
             start = time.perf_counter()
             jax.block_until_ready(both(model, params))
-            run[f"compiling{name}"] = time.perf_counter() - start
+            run[f"compiling{name}_s"] = time.perf_counter() - start
             run[f"value{name}_s"] = timed(value, case["repeats"], model, params)
             run[f"gradient{name}_s"] = timed(both, case["repeats"], model, params)
         out[str(count)] = run
@@ -141,7 +141,7 @@ def beside_peer(args: Any) -> dict[str, Any]:
                 "bands": list(BANDS),
                 "stars": {str(n): f"{folder}/{n}.npz" for n in counts},
                 "theta": [-0.1, 9.6, 0.15, 3.1, 850.0, 0.2],
-                "smf": np.linspace(0.0, 1.0, 21).tolist(),
+                "smf": np.linspace(0.0, 1.0, PEER_RATIOS).tolist(),
                 "eep": np.linspace(202.0, 808.0, 1000).tolist(),
                 "result": f"{folder}/peer.json",
                 "repeats": 5,

@@ -21,7 +21,7 @@ BEGIN, END = "<!-- made by benchmarks/table.py: begin -->\n", "<!-- end -->\n"
 MODELS = {"mist_small.h5": "25 486", "mist_medium.h5": "208 352", "mist_large.h5": "725 196"}
 BITS = {True: "every dataset equal bit for bit", False: "DIFFERENT"}
 
-Line = tuple[str, str, str]  # what, measured, command
+Line = tuple[str, ...]  # what, measured, command, and the part of the record where it is not in it
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -424,6 +424,7 @@ def inference(settings: Any, results: Any) -> list[Line]:
                     f"ln Z off by {many['bias']:+.3f} +- {many['its error']:.3f} on average; its "
                     f"scatter is {number(many['scatter over quoted'])} times the error given",
                     "inference.py --seeds",
+                    f"{name}: nested, many",
                 )
             )
     return out
@@ -483,9 +484,11 @@ def lines() -> list[tuple[str, ...]]:
         record = known(name)
         if record:
             for line in read(record["settings"], record["results"]):
-                part = line[2].partition("--only ")[2]
-                run = record.get("parts", {}).get(part, record)
-                out.append((*line, f"{machine(run['device'])}; {run['date'][:10]}"))
+                what, measured, command, *part = line
+                key = part[0] if part else command.partition("--only ")[2]
+                run = record.get("parts", {}).get(key, record)
+                where = f"{machine(run['device'])}; {run['date'][:10]}"
+                out.append((what, measured, command, where))
     return out
 
 
