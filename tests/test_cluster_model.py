@@ -17,7 +17,8 @@ from brutax.analysis.cluster import (
     make_stars,
     quadrature,
 )
-from brutax.analysis.cluster.lattice import segments_of_tiles
+from brutax.analysis.cluster.isochrone import cubic
+from brutax.analysis.cluster.lattice import _kernel, _kernel_slope, segments_of_tiles
 from brutax.analysis.cluster.quadrature import (
     BLOCK,
     Blocks,
@@ -482,3 +483,13 @@ def test_fields_of_users(model, data):
         own.field, np.where(lit, per_error - 2.0 * seen.sum(1), 0), rtol=1e-5
     )
     assert np.isfinite(default).all()
+
+
+def test_kernel_is_the_cubic_between_nodes():
+    """One weight by distance, four by the place in a cell, and the slope of both."""
+    t = jnp.linspace(0.02, 0.98, 25)
+    for k, weight in enumerate(cubic(t)):
+        away = t + (1.0 - k)
+        np.testing.assert_allclose(_kernel(away), weight, atol=2e-6)
+        slope = jax.vmap(jax.grad(lambda t, k=k: cubic(t)[k]))(t)
+        np.testing.assert_allclose(_kernel_slope(away), slope, atol=5e-6)

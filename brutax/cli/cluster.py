@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=METHODS,
         default="nuts",
-        help="chains about the maximum, or particles tempered from the prior: slower, and sure of "
-        "finding the age where there are several peaks [nuts]",
+        help="chains about the maximum, or particles tempered from the prior, which "
+        "weigh several peaks in age [nuts]",
     )
     add("--particles", type=int, default=256, metavar="N", help="of smc [256]")
     add("--chains", type=int, default=4, metavar="N", help="[4]")

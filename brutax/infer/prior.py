@@ -121,7 +121,9 @@ class Prior:
             params[name] = value.sample(sub)
             real = biject_to(value.support).inv(params[name])
             stop = start + math.prod(real.shape)
-            self.free[name] = Free(params[name].shape, start, stop, real.shape, _has_icdf(value))
+            self.free[name] = Free(
+                params[name].shape, start, stop, real.shape, _has_icdf(value, real)
+            )
             start = stop
         self.names = tuple(params)
 
@@ -251,10 +253,9 @@ def _beta_icdf(a: Any, b: Any, u: Any) -> Any:
     return 0.5 * (low + high)
 
 
-def _has_icdf(value: Any) -> bool:
-    shape = biject_to(value.support).inv(value.sample(jax.random.key(0))).shape
+def _has_icdf(value: Any, real: Any) -> bool:
     try:
-        return bool(np.all(np.isfinite(_from_cube(value, jnp.full(shape, 0.3)))))
+        return bool(np.all(np.isfinite(_from_cube(value, jnp.full(real.shape, 0.3)))))
     except (NotImplementedError, ImportError):
         return False
 

@@ -336,10 +336,8 @@ def _pairs_and_sums(tiles: Tiles, stars: Blocks, reach: Reach) -> tuple[_Pairs, 
     First those within `CLOSE` of a star; what they sum to says how far others may be to matter.
     """
     every, chords = _candidates(tiles, reach), _chords(tiles)
-    zero, blank = (
-        jnp.zeros((), jnp.int32),
-        jnp.zeros(every.tile.shape[0] + _per_pass(PAIRS), jnp.int32),
-    )
+    room = every.tile.shape[0] + _per_pass(PAIRS)
+    zero, blank = jnp.zeros((), jnp.int32), jnp.zeros(room, jnp.int32)
     close = jnp.minimum(reach.apart, CLOSE)
     pairs = _near(every, chords, stars, close, _Pairs(blank, blank, zero), None)
     sums = _sums(tiles, stars, reach, pairs, zero)
