@@ -17,6 +17,7 @@ from brutax.analysis.cluster import (
     make_stars,
     quadrature,
 )
+from brutax.analysis.cluster.ages import Ages, masses_at_stages, stages_of_mass
 from brutax.analysis.cluster.isochrone import cubic
 from brutax.analysis.cluster.lattice import _kernel, _kernel_slope, segments_of_tiles
 from brutax.analysis.cluster.quadrature import (
@@ -28,7 +29,7 @@ from brutax.analysis.cluster.quadrature import (
     mills,
     segment_integral,
 )
-from brutax.core import Isochrone, StellarPop
+from brutax.core import EEPTracks, Isochrone, StellarPop
 from brutax.core.corrections import CorrectionParams
 from brutax.priors import KroupaIMF, logp_imf
 
@@ -254,6 +255,64 @@ def test_gradients_are_those_of_the_value(pop, data, monkeypatch):
             ends = [float(held(model, where(flat.at[k].add(s * h)))) for s in (-1, 1)]
             numeric = (ends[1] - ends[0]) / (2 * h)
             assert steps[k] == pytest.approx(numeric, rel=2e-4, abs=2e-4), (k, leaves, tree)
+
+
+@pytest.mark.parametrize("feh, loga", [(0.1, 9.6), (-1.3, 10.1), (0.4, 8.2), (-2.2, 9.0)])
+def test_stars_of_an_isochrone_have_its_age(feh, loga):
+    """Masses and EEPs found for an age give it back, and move with it and with [Fe/H]."""
+    with jax.enable_x64(True):
+        tracks = EEPTracks(verbose=False)
+        ages = Ages(tracks, 202.0)
+        stages = jnp.asarray(np.append(202.0, np.linspace(454.0, 800.0, 60)))
+
+        @jax.jit
+        def old(feh, loga):
+            coef = ages.at(jax.lax.stop_gradient(feh))
+            return masses_at_stages(tracks, ages, coef, stages, feh, loga)
+
+        @jax.jit
+        def young(feh, loga):
+            coef = ages.at(jax.lax.stop_gradient(feh))
+            return stages_of_mass(ages, coef, mass, feh, loga, 202.0)
+
+        def age(log_mass, eep):
+            return tracks.evaluate(jnp.exp(log_mass), eep, feh).loga
+
+        at = jnp.asarray(feh), jnp.asarray(loga)
+        late = old(*at)
+        valid = np.asarray(late.valid)
+        assert valid[1:40].all()
+        low = late.log_mass[0] if valid[0] else np.log(0.1)  # the lightest stars are still younger
+        mass = low + (late.log_mass[1] - low) * (np.arange(90) + 0.5) / 90.0
+        values, slopes = jax.vmap(jax.value_and_grad(age))(late.log_mass, stages)
+        np.testing.assert_allclose(values[valid], loga, atol=1e-6)
+        np.testing.assert_allclose(late.fall[valid], -slopes[valid], rtol=1e-5)
+        np.testing.assert_allclose(jax.vmap(age)(mass, young(*at)), loga, atol=1e-6)
+
+        h = 1e-6
+        for unit in ((1.0, 0.0), (0.0, 1.0)):
+            along = tuple(jnp.asarray(u) for u in unit)
+            ends = [[x + s * h * u for x, u in zip(at, unit)] for s in (1.0, -1.0)]
+            up, down = (old(*end) for end in ends)
+            _, moves = jax.jvp(lambda *x: old(*x)[:2], at, along)
+            for move, high, low in zip(moves, up, down):
+                numeric = (high - low)[valid] / (2 * h)
+                np.testing.assert_allclose(move[valid], numeric, rtol=1e-3, atol=1e-3)
+            numeric = (young(*ends[0]) - young(*ends[1])) / (2 * h)
+            np.testing.assert_allclose(jax.jvp(young, at, along)[1], numeric, rtol=1e-3, atol=1e-3)
+
+
+def test_gradients_of_compiled_functions(model):
+    """Those of a user's own `jit`, to which the model is an argument."""
+
+    def brightness(model, feh, av):
+        return jnp.sum(model.lattice(THETA_ARRAYS._replace(feh=feh, av=av)).curve.log_flux)
+
+    compiled = eqx.filter_jit(brightness)
+    at = THETA_ARRAYS.feh, THETA_ARRAYS.av
+    outside = jax.grad(lambda *x: compiled(model, *x), argnums=(0, 1))(*at)
+    inside = jax.jit(jax.grad(lambda *x: brightness(model, *x), argnums=(0, 1)))(*at)
+    np.testing.assert_allclose(outside, inside, rtol=1e-4)
 
 
 @pytest.mark.slow

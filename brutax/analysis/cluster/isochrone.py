@@ -6,6 +6,7 @@ stages, where masses hardly differ, are laid out in EEP.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -97,7 +98,7 @@ def isochrone_curve(
     turn = np.linspace(EEP_TAMS, layout.eep_pair, layout.turn + 1)
     late = np.linspace(layout.eep_pair, layout.eep_max, layout.late + 1)[1:]
     stages = jnp.asarray(np.concatenate([[layout.eep_min], turn, late]), dtype)
-    coef = ages.at(feh)
+    coef = ages.at(jax.lax.stop_gradient(feh))
     old = masses_at_stages(tracks, ages, coef, stages, feh, loga)
     low = jnp.where(old.valid[0], old.log_mass[0], jnp.log(tracks.mini_nodes[0]))
     step = (old.log_mass[1] - low) / n
@@ -165,7 +166,7 @@ def _hook(
     place = level
     for _ in range(PLACINGS):
         log_mass = start + room * (1.0 - (1.0 - place) ** 2)
-        eep = rough_stages(ages, coef, log_mass, loga, layout.eep_min)
+        eep = rough_stages(ages, coef, log_mass, loga)
         walk = jnp.cumsum(jnp.abs(jnp.diff(eep)))
         walk = jnp.append(0.0, walk / jnp.maximum(walk[-1], 1.0))
         place = jnp.interp(level, 0.5 * (place + walk), place)
@@ -183,55 +184,56 @@ def _seen(pop: StellarPop, star: StarState, feh: Any, av: Any, rv: Any) -> Seen:
     metal = jnp.clip(feh, source.bare.knots[2][0], source.bare.knots[2][-1])
     x = 3.1 / rv
     law = source.law_ratio @ x ** jnp.arange(source.law_ratio.shape[1], dtype=x.dtype)
-
-    def bare(metal: Array) -> Array:
-        return _at_metal(source.bare, metal)
-
-    def dust(metal: Array, av: Array) -> Array:
-        some = _at_metal(source.dust, metal)
-        some = some.reshape(*some.shape[:2], len(source.bands), 3)
-        powers = jnp.stack([av, av**2, av**3])
-        return jnp.matmul(some, powers, precision="highest")
-
     at = tuple(jnp.clip(x, k[0], k[-1]) for x, k in zip((star.logt, star.logg), source.bare.knots))
-    shift = _looked_up(source.bare.knots[:2], bare, (metal,), at)
-    red = _looked_up(source.dust.knots[:2], dust, (metal, av), at)
+    shift = _looked_up(_bare, source, (metal,), at)
+    red = _looked_up(_dust, source, (metal, av), at)
     valid = jax.vmap(lambda logt, logg: source.valid(logt, logg, feh))(star.logt, star.logg)
     return Seen(M_BOL_SUN - 2.5 * star.logl[:, None] - shift + law[None, :] * red, valid)
 
 
+def _bare(source: Bolometric, metal: Array) -> TensorSpline:
+    """Bolometric corrections at one [Fe/H], of stars without dust."""
+    return TensorSpline(source.bare.knots[:2], _at_metal(source.bare, metal))
+
+
+def _dust(source: Bolometric, metal: Array, av: Array) -> TensorSpline:
+    """What dust adds to them."""
+    some = _at_metal(source.dust, metal)
+    some = some.reshape(*some.shape[:2], len(source.bands), 3)
+    powers = jnp.stack([av, av**2, av**3])
+    return TensorSpline(source.dust.knots[:2], jnp.matmul(some, powers, precision="highest"))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _looked_up(
-    knots: tuple[Array, ...],
-    of: Callable,
+    of: Callable[..., TensorSpline],
+    source: Bolometric,
     params: tuple[Array, ...],
     at: tuple[Float[Array, " point"], ...],
 ) -> Float[Array, "point output"]:
-    """The spline with coefficients `of(*params)` at points.
+    """The spline `of(source, *params)` at points; differentiable in `params` and points.
 
-    The derivatives of the coefficients are tables of their own, looked up with them where they
+    The derivatives of its coefficients are tables of their own, looked up with them where they
     are asked for: the transpose of a look-up in a table that varies would be slow.
     """
+    return jax.vmap(of(source, *params))(*at)
 
-    @jax.custom_jvp
-    def look(params: tuple[Array, ...], at: tuple[Array, ...]) -> Array:
-        return jax.vmap(TensorSpline(knots, of(*params)))(*at)
 
-    @look.defjvp
-    def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-        params, at = primals
-        tables = [of(*params)]
-        for k in range(len(params)):
-            unit = tuple(jnp.full_like(x, float(j == k)) for j, x in enumerate(params))
-            tables.append(jax.jvp(of, params, unit)[1])
-        count = tables[0].shape[-1]
-        spline = TensorSpline(knots, jnp.concatenate(tables, axis=-1))
-        found, slopes = jax.vmap(spline.with_slopes)(*at)
-        move: Any = sum(d[:, None] * s[:, :count] for d, s in zip(tangents[1], slopes))
-        for k, d in enumerate(tangents[0], 1):
-            move = move + d * found[:, k * count : (k + 1) * count]
-        return found[:, :count], move
-
-    return look(params, at)
+@_looked_up.defjvp
+def _(of: Callable[..., TensorSpline], primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    source, params, at = primals
+    spline = of(source, *params)
+    tables = [spline.coef]
+    for k in range(len(params)):
+        unit = tuple(jnp.full_like(x, float(j == k)) for j, x in enumerate(params))
+        tables.append(jax.jvp(lambda *p: of(source, *p).coef, params, unit)[1])
+    count = tables[0].shape[-1]
+    spline = TensorSpline(spline.knots, jnp.concatenate(tables, axis=-1))
+    found, slopes = jax.vmap(spline.with_slopes)(*at)
+    move: Any = sum(d[:, None] * s[:, :count] for d, s in zip(tangents[2], slopes))
+    for k, d in enumerate(tangents[1], 1):
+        move = move + d * found[:, k * count : (k + 1) * count]
+    return found[:, :count], move
 
 
 def _at_metal(spline: TensorSpline, feh: Array) -> Float[Array, "teff logg output"]:

@@ -93,7 +93,7 @@ class ClusterModel(eqx.Module):
         layout = layout or Layout()
         if layout.pairs % SEGMENTS or layout.segments % SEGMENTS or layout.last >= layout.main:
             raise ValueError(f"segments of {layout} must be multiples of {SEGMENTS}")
-        self.pop, self.stars, self.ages = pop, stars, Ages(tracks)
+        self.pop, self.stars, self.ages = pop, stars, Ages(tracks, layout.eep_min)
         self.imf, self.layout = imf, layout
 
     def log_likelihood(self, params: ClusterParams) -> Float[Array, ""]:
@@ -251,7 +251,7 @@ def _safe(params: ClusterParams) -> ClusterParams:
 
 def _possible(p: ClusterParams, ages: Ages) -> Bool[Array, ""]:
     """Whether parameters are finite and mean something."""
-    metals = ages.spline.knots[2]
+    metals = ages.knots[2]
     ok = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(p)]))
     ok &= (p.feh >= metals[0]) & (p.feh <= metals[-1])
     ok &= (p.loga > 5.0) & (p.loga < 10.5) & (p.distance_pc > 0) & (p.rv > 0.5)
