@@ -360,6 +360,9 @@ def table(sample, tmp_path):
         (["--prob", "missing"], "no column 'missing'"),
         (["--colour", "PS_g"], "two bands"),
         (["--figure", "cmd.txt"], "images are written as"),
+        (["--particles", "64"], "--particles is an option of --method smc, not nuts"),
+        (["--method", "smc", "--draws", "9"], "--draws is an option of --method nuts, not smc"),
+        (["--chains", "0"], "--chains must be at least 1"),
     ],
 )
 def test_command_says_what_is_wrong(table, tmp_path, capsys, extra, text):

@@ -22,7 +22,10 @@ SHOWN = {"loga": "log10 age [yr]", "feh": "[Fe/H]", "av": "A_V [mag]", "rv": "R_
 SHOWN |= {"distance_pc": "distance [pc]", "field_fraction": "share of field stars"}
 SHOWN |= {"binary_fraction": "share of stars with companions", "scatter": "scatter [mag]"}
 
-METHODS = ("nuts", "smc")
+METHODS: dict[str, dict[str, int]] = {  # with their own options and the defaults of these
+    "nuts": {"chains": 4, "warmup": 200, "draws": 250},
+    "smc": {"particles": 256},
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,15 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the computation").add_argument
     add(
         "--method",
-        choices=METHODS,
+        choices=tuple(METHODS),
         default="nuts",
         help="chains about the maximum, or particles tempered from the prior, which "
         "weigh several peaks in age [nuts]",
     )
-    add("--particles", type=int, default=256, metavar="N", help="of smc [256]")
-    add("--chains", type=int, default=4, metavar="N", help="[4]")
-    add("--warmup", type=int, default=200, metavar="N", help="steps of each before draws [200]")
-    add("--draws", type=int, default=250, metavar="N", help="of each chain [250]")
+    add("--particles", type=int, metavar="N", help="of smc [256]")
+    add("--chains", type=int, metavar="N", help="of nuts [4]")
+    add("--warmup", type=int, metavar="N", help="steps of each chain before draws [200]")
+    add("--draws", type=int, metavar="N", help="of each chain [250]")
     add("--seed", type=int, default=0, metavar="N", help="same seed, same draws [0]")
     add("--coarse", action="store_true", help="half as many segments and mass ratios")
 
@@ -78,6 +81,7 @@ def run(args: argparse.Namespace) -> None:
             raise UsageError(f"{path} exists; choose another name or --overwrite")
     if args.colour is not None and len(args.colour) != 2:
         raise UsageError("--colour takes two bands, like PS_g,PS_i")
+    options = _options(args)
     say(args, f"{args.stars}:")
     stars = read(args, None)
     model, prior = _model(args, stars)
@@ -92,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
         args.method,
         key=args.seed,
         checkpoint=resting,
-        **_options(args),
+        **options,
     )
     post.save(output)
     for path in (resting, resting.with_name(resting.name + ".prev")):
@@ -111,10 +115,21 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
+    for method, own in METHODS.items():
+        for name in own:
+            if method != args.method and getattr(args, name) is not None:
+                raise UsageError(f"--{name} is an option of --method {method}, not {args.method}")
+    given = {
+        name: default if getattr(args, name) is None else getattr(args, name)
+        for name, default in METHODS[args.method].items()
+    }
+    if low := [name for name, value in given.items() if value < 1]:
+        raise UsageError(f"--{low[0]} must be at least 1")
     if args.method == "smc":
-        return {"num_particles": args.particles, "num_moves": 5, "chunk": 1}
-    chains = {"num_chains": args.chains, "num_warmup": args.warmup, "num_samples": args.draws}
-    return chains | {"start": "map", "num_tries": 256, "max_tree_depth": 6}
+        return {"num_particles": given["particles"], "num_moves": 5, "chunk": 1}
+    chains, warmup, draws = (given[name] for name in METHODS["nuts"])
+    found = {"start": "map", "num_tries": 256, "max_tree_depth": 6}
+    return found | {"num_chains": chains, "num_warmup": warmup, "num_samples": draws}
 
 
 def _model(args: argparse.Namespace, stars: Catalog) -> tuple[ClusterModel, dict[str, Any]]:
@@ -177,8 +192,9 @@ def _report(post: Any, found: Members) -> str:
             continue
         lines.append(f"{SHOWN.get(name, name):32s} {row.mean:9.4g}  {row.std:9.2g}")
     lines.append(f"{np.nansum(found.member):.0f} of {len(found.member)} stars are members")
-    worst = max(float(np.max(v)) for k, v in post.stats.items() if k.startswith("rhat/"))
-    lines.append(f"{len(post.weights)} draws worth {post.ess:.0f}, R-hat at most {worst:.3f}")
+    ratios = [float(np.max(v)) for k, v in post.stats.items() if k.startswith("rhat/")]
+    worst = f", R-hat at most {max(ratios):.3f}" if ratios else ""
+    lines.append(f"{len(post.weights)} draws worth {post.ess:.0f}{worst}")
     return "\n".join([*lines, *(f"warning: {text}" for text in post.warnings)])
 
 
