@@ -128,7 +128,7 @@ def test_search_for_the_maximum_climbs(model):
     )  # fmt: skip
     best = float((post.log_likelihood + post.log_prior).max())
     assert best > float(there.log_likelihood + there.log_prior)
-    assert np.isfinite(post.log_evidence) and np.ptp(post.samples["loga"]) > 0
+    assert np.isfinite(post.logz) and np.ptp(post.samples["loga"]) > 0
 
 
 def test_priors_are_checked(model, pop):
@@ -168,7 +168,7 @@ def test_members_are_those_of_all_segments(model, sample):
             ("eep", eep, 0.1),
         ):
             mean = np.sum(share * values)
-            std = np.sqrt(np.sum(share * values**2) - mean**2)
+            std = np.sqrt(np.sum(share * (values - mean) ** 2))
             assert getattr(found, name)[star] == pytest.approx(mean, rel=2e-3, abs=2e-3)
             assert getattr(found, f"{name}_std")[star] == pytest.approx(std, rel=0.02, abs=rounding)
         assert found.companion[star] == pytest.approx(share[ratio > 0].sum(), abs=2e-3)
@@ -264,7 +264,8 @@ def test_density_is_that_of_stars_thrown_with_errors(model, sample):
                 moments = mean, np.sqrt(marginal @ (x - mean) ** 2)
                 if counts is density:
                     expected = moments
-            np.testing.assert_allclose(moments, expected, atol=0.015)
+            chance = 4.0 * expected[1] / np.sqrt(len(at))
+            np.testing.assert_allclose(moments, expected, atol=0.003 + chance)
     # the field: uniform in both magnitudes, so that diagonals of one length are alike
     inside = field[field > 0.99 * field.max()]
     low, high = np.asarray(model.stars.field_range)[:, :2]
