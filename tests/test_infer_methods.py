@@ -209,3 +209,15 @@ def test_many_fits_need_items_of_one_kind():
         infer.fit_many(gaussian_problem(), "map", data={"a": np.ones(3), "b": np.ones(2)})
     with pytest.raises(ValueError, match="slowest"):
         infer.fit_many(gaussian_problem(), "nuts", data=np.stack([DATA]), until=dict(ess=10))
+
+
+def test_heavy_tails_are_told_from_the_weights_of_a_normal_distribution():
+    def fit(degrees):
+        def log_likelihood(p, data):
+            return sum(dist.StudentT(degrees).log_prob(p[k]) for k in "xy")
+
+        prior = {k: dist.Normal(0.0, 50.0) for k in "xy"}
+        return infer.fit(infer.Problem(prior, log_likelihood), "map", key=1, num_draws=2000)
+
+    assert fit(200.0).ok and fit(6.0).ok
+    assert "long tail" in fit(2.0).warnings[0]

@@ -46,6 +46,19 @@ def test_many_have_their_evidence_and_modes():
         np.testing.assert_allclose(np.std(post.samples["x"] - near, axis=0), SIGMA, rtol=0.25)
 
 
+def test_errors_of_evidence_are_its_scatter():
+    """Also with so few moves that particles stay near those that they are copies of."""
+    seen = np.array([1.0, 2.0], np.float32)
+    posts = infer.fit_many(
+        problem(), "smc", data=np.tile(seen, (64, 1)), key=1, num_particles=200, num_moves=3,
+        at_once=64,
+    )  # fmt: skip
+    off = np.array([post.logz for post in posts]) - exact(seen)
+    quoted = np.sqrt(np.mean([post.logz_err**2 for post in posts]))
+    assert 0.75 < np.std(off) / quoted < 1.3 and abs(np.mean(off)) < 0.1
+    assert all(1 < post.stats["ancestors"] < 100 for post in posts)
+
+
 @pytest.mark.slow
 def test_goes_on_where_it_was_stopped(tmp_path):
     options = dict(key=3, num_particles=100, num_moves=3, chunk=1)

@@ -17,13 +17,13 @@ from brutax.priors import (
     UniformAv,
 )
 from brutax.solver import Models, StarPrior, log_target
-from brutax.solver.diagnostics import effective_size, pareto_k
 from brutax.solver.importance import draw_theta, log_proposal
 from brutax.solver.laplace import laplace
 from brutax.solver.objective import Theta, expand
 from brutax.solver.quadrature import quadrature_log_z
 from brutax.solver.refine import refine
 from brutax.solver.screen import score_model, start
+from brutax.utils.diagnostics import effective_size, pareto_k
 
 # compiled once for all tests of a precision
 target = eqx.filter_jit(log_target)

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from brutax.core.star import Stars
-from brutax.solver.diagnostics import effective_size, pareto_k
 from brutax.solver.importance import ModelDraws, draw_models, draw_theta, log_proposal
 from brutax.solver.laplace import covariance_sar, laplace
 from brutax.solver.objective import Scalar, Theta, log_target
@@ -23,6 +22,7 @@ from brutax.solver.refine import refine
 from brutax.solver.screen import screen, start, where_seen
 from brutax.solver.shortlist import draw_from_tiles, rank_closely, shortlist, with_scores
 from brutax.solver.tiles import TiledModels, score_tiles
+from brutax.utils.diagnostics import effective_size, pareto_k
 from brutax.utils.programs import Stages
 from brutax.utils.sampling import quantile_by_integers, systematic_indices
 

@@ -16,12 +16,14 @@ from brutax.infer.checkpoint import Session, unpack
 from brutax.infer.gaussian import climb, gaussian_at
 from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Density, Problem
+from brutax.utils.diagnostics import pareto_k
 
 SAME = 0.01  # ln density within which two starts have found the same height
 AGREE = 0.25  # share of the starts that must find the highest maximum
 N_MEDIAN = 1001  # prior draws whose median is taken where there is no inverse CDF
 CLIMB = 50  # iterations at most from one maximum to the other
 MIN_WORTH = 0.1  # effective draws per draw below which a normal distribution is no likeness
+MAX_TAIL = 0.7  # Pareto index of their weights above which averages cannot be trusted
 
 CURVATURES = ("hessian", "differences")
 
@@ -297,12 +299,19 @@ def _laplace(
     worth = float(np.sum(weights) ** 2 / np.sum(weights**2))
     mean = np.mean(weights)
     laplace = -float(depth(centre)) + 0.5 * len(centre) * np.log(2 * np.pi) + half_det
-    stats = stats | {"laplace_logz": float(laplace)}
+    tail = float(pareto_k(jnp.asarray(log_weight - top)))
+    stats = stats | {"laplace_logz": float(laplace), "pareto_k": tail}
     if worth < MIN_WORTH * options.num_draws:
         warnings = (
             *warnings,
             f"{options.num_draws} draws at the maximum are worth {worth:.0f}: the posterior is "
             "not normal; use a sampler",
+        )
+    elif tail > MAX_TAIL:
+        warnings = (
+            *warnings,
+            f"the weights of draws at the maximum have a long tail (Pareto index {tail:.2f}): the "
+            "posterior reaches farther than a normal distribution; use a sampler",
         )
     # the maximum itself comes first, without weight, so that it is the best draw
     table = problem.evaluate(jnp.concatenate([mode[None], draws]))

@@ -63,7 +63,8 @@ class _State(NamedTuple):
     log_base: Any  # (particle,), per unit of z
     beta: Any
     logz: Any
-    variance: Any  # of logz
+    variance: Any  # of logz, were the particles independent
+    eve: Any  # (particle,): which of the first particles it comes from
     scale: Any  # (2,): of the two kinds of moves
     accepted: Any  # (2,): shares at the last beta
     stage: Any
@@ -86,7 +87,8 @@ def _init(key: Any, data: Any, problem: Problem, options: Options) -> _State:
     zero = jnp.zeros((), z.dtype)
     pair = jnp.asarray([0.5, 1.0], z.dtype)
     none = jnp.zeros((), jnp.int32)
-    return _State(z, log_like, log_base, zero, zero, zero, pair, pair, none, none)
+    eve = jnp.arange(options.num_particles, dtype=jnp.int32)
+    return _State(z, log_like, log_base, zero, zero, zero, eve, pair, pair, none, none)
 
 
 def _next_beta(log_like: Any, beta: Any, share: float) -> Any:
@@ -200,6 +202,7 @@ def _stage(state: _State, key: Any, data: Any, problem: Problem, options: Option
         beta,
         state.logz + log_mean,
         state.variance + variance,
+        state.eve[at],
         scale,
         accepted / moves,
         state.stage + 1,
@@ -295,6 +298,18 @@ def _numbers(state: _State, options: Options) -> dict[str, Any]:
     return out if np.ndim(state.logz) else out | {"logz": float(state.logz)}
 
 
+def _shared(eve: np.ndarray) -> float:
+    """The share of pairs of particles that descend from one of the first particles.
+
+    It is the variance of ln Z, also where moves leave particles near those that they were copies
+    of (Lee & Whiteley 2018, Biometrika 105, 609; without the factor for resampling that copies
+    particles of equal weight, which systematic resampling does not).
+    """
+    n = len(eve)
+    counts = np.bincount(eve, minlength=n)
+    return float(np.sum(counts * (counts - 1.0)) / (n * (n - 1.0)))
+
+
 def _posterior(problem: Problem, state: _State, options: Options) -> Posterior:
     n = options.num_particles
     table = problem.evaluate(state.z)
@@ -304,6 +319,7 @@ def _posterior(problem: Problem, state: _State, options: Options) -> Posterior:
         warnings.append(f"ended at max_stages={options.max_stages} with beta {state.beta:.2g}")
     if accepted.max() < LEAST_ACCEPTED:
         warnings.append(f"{accepted.max():.1%} of the last moves were accepted: use more particles")
+    shared = _shared(np.asarray(state.eve))
     return Posterior(
         "smc",
         table.params,
@@ -311,11 +327,12 @@ def _posterior(problem: Problem, state: _State, options: Options) -> Posterior:
         table.log_likelihood,
         table.log_prior,
         logz=float(state.logz),
-        logz_err=float(np.sqrt(state.variance)),
+        logz_err=float(np.sqrt(max(float(state.variance), shared))),
         stats={
             "stages": int(state.stage),
             "evaluations": _calls(state, options),
             "accepted": accepted,
+            "ancestors": len(np.unique(np.asarray(state.eve))),
         },
         warnings=tuple(warnings),
     )

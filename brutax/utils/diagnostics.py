@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from brutax.solver.objective import Scalar
+Scalar = Float[Array, ""]
 
 
 def effective_size(log_weights: Float[Array, " draw"]) -> Scalar:
