@@ -495,7 +495,8 @@ def _by_evidence(start: _Place, data: _Fluxes, search: _Search) -> ZeroPoints:
     The first step below `NEAR` sigma is the last: the evidence over fixed draws bends with their
     scatter, and at its maximum fits that.
     """
-    here, data = start, data._replace(balance=None)  # which holds as fitted
+    here = last = start
+    data = data._replace(balance=None)  # which holds as fitted
     for _ in range(STEPS):
         step, size = search.step(here)
         while True:
