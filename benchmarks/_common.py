@@ -59,7 +59,8 @@ def cpu() -> str:
         name = next(x.split(":")[1].strip() for x in lines if x.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+    count = len(os.sched_getaffinity(0))
+    return f"{name}, {count} core{'s' if count > 1 else ''}"
 
 
 def device() -> str:
