@@ -85,7 +85,7 @@ def random_problem(rng, common):
     return Tiles(jnp.asarray(flux), jnp.asarray(weight)), Blocks(*arrays), reach
 
 
-@pytest.mark.parametrize("common", [False, True])
+@pytest.mark.parametrize("common", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_sum_over_segments_and_its_derivatives(rng, common, monkeypatch):
     monkeypatch.setattr(quadrature, "NEGLIGIBLE", 40.0)
     with jax.enable_x64(True):
@@ -257,7 +257,7 @@ def test_gradients_are_those_of_the_value(pop, data, monkeypatch):
             assert steps[k] == pytest.approx(numeric, rel=2e-4, abs=2e-4), (k, leaves, tree)
 
 
-@pytest.mark.parametrize("feh, loga", [(0.1, 9.6), (-1.3, 10.1), (0.4, 8.2), (-2.2, 9.0)])
+@pytest.mark.parametrize("feh, loga", [(0.1, 9.6), (-2.2, 9.0)])
 def test_stars_of_an_isochrone_have_its_age(feh, loga):
     """Masses and EEPs found for an age give it back, and move with it and with [Fe/H]."""
     with jax.enable_x64(True):
@@ -302,6 +302,7 @@ def test_stars_of_an_isochrone_have_its_age(feh, loga):
             np.testing.assert_allclose(jax.jvp(young, at, along)[1], numeric, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_gradients_of_compiled_functions(model):
     """Those of a user's own `jit`, to which the model is an argument."""
 

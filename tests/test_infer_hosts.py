@@ -95,7 +95,10 @@ def test_moments_evidence_and_densities_are_exact(method, whole):
     assert post.stats["evaluations"] > 500 and post.sampler is not None
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=pytest.mark.slow if m == "nautilus" else ()) for m in METHODS],
+)
 def test_an_interrupted_run_goes_on_bit_for_bit(method, whole, tmp_path, monkeypatch):
     """SIGTERM in the middle; other data, key, options; a flipped bit; a file cut short."""
     undisturbed, path, options = whole(method), tmp_path / "run.h5", OPTIONS[method]

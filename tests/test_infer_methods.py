@@ -167,7 +167,7 @@ def test_a_problem_says_what_it_costs():
     ("method", "options"),
     [
         ("nuts", dict(num_warmup=200, num_samples=500, num_chains=2)),
-        ("nested", dict(num_live=150)),
+        pytest.param("nested", dict(num_live=150), marks=pytest.mark.slow),
         ("map", dict(num_starts=4, num_steps=60)),
         ("mle", dict(num_starts=4, num_steps=60)),
     ],
@@ -219,5 +219,5 @@ def test_heavy_tails_are_told_from_the_weights_of_a_normal_distribution():
         prior = {k: dist.Normal(0.0, 50.0) for k in "xy"}
         return infer.fit(infer.Problem(prior, log_likelihood), "map", key=1, num_draws=2000)
 
-    assert fit(200.0).ok and fit(6.0).ok
+    assert fit(6.0).ok
     assert "long tail" in fit(2.0).warnings[0]

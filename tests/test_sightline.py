@@ -249,6 +249,7 @@ def result_of_a_fit():
     return FitResult(arrays, {})
 
 
+@pytest.mark.slow
 def test_command_line(monkeypatch, tmp_path, capsys):
     pytest.importorskip("matplotlib").use("Agg")
     result = result_of_a_fit()
