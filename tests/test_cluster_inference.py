@@ -51,7 +51,7 @@ def sample(pop):
     rng = np.random.default_rng(4)
     blank = ClusterModel(pop, make_stars(np.ones((1, 3)), np.ones((1, 3))), layout=SMALL)
     params = ClusterParams(**{k: jnp.float32(x) for k, x in TRUTH.items()})
-    grid = jax.tree.map(np.asarray, jax.jit(blank.lattice)(params))
+    grid = jax.tree.map(np.asarray, jax.jit(lambda p: blank.lattice(p))(params))
     weight = grid.tiles.weight * (grid.tiles.flux[:, 1:, 1] > 1e-8)  # brighter than r = 20
     at = rng.choice(weight.size, 40 - FIELD, p=(weight / weight.sum()).ravel())
     tile, segment = np.unravel_index(at, weight.shape)
