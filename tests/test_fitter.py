@@ -269,6 +269,7 @@ def test_a_null_may_be_another_fit():
         fit.bmc(null=other)
 
 
+@pytest.mark.slow
 def test_predictions_of_a_posterior():
     """a + b is measured: 0.66 +- 0.5 / sqrt(5), with a little of the prior."""
     problem = infer.Problem(

@@ -36,6 +36,7 @@ def test_prior_mass_of_the_grid(gold):
     assert abs(np.logaddexp.reduce(log_prior[np.isfinite(log_prior)]) - total) < 1e-5
 
 
+@pytest.mark.slow
 def test_reference_weights(gold):
     grid, stars, exact, _, _ = gold
     tiled, order = device_models(grid, model_log_prior(grid))

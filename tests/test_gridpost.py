@@ -139,6 +139,7 @@ def test_masses_do_not_depend_on_the_number_of_draws(x64, fitter, star):
     assert abs(total - fit["obj_log_evid"]) < 4 * fit["obj_log_evid_err"] + 0.01
 
 
+@pytest.mark.slow
 def test_models_are_kept_by_mass(x64, fitter, star):
     results = fitter.loglike_grid(*star, return_vals=True)
     assert fitter.logpost_grid(results, wt_thresh=0.1).sel.tolist() == [1]

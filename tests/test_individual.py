@@ -278,6 +278,7 @@ def test_priors_that_fail_are_named_at_the_door(fitter, one_star):
             fitter.fit(*one_star, lngalprior=function, data_coords=(90.0, 20.0))
 
 
+@pytest.mark.slow
 def test_labels_can_be_hidden_from_the_galaxy(fitter, one_star):
     kw = {"data_coords": (90.0, 20.0), "n_samples": 50}
     shown, hidden = fitter.fit(*one_star, **kw), fitter.fit(*one_star, apply_dlabels=False, **kw)

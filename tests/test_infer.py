@@ -89,6 +89,7 @@ def test_chains_in_different_modes_are_not_ok():
     assert not post.ok and any("R-hat of x" in text for text in post.warnings)
 
 
+@pytest.mark.slow
 def test_brutax_priors_have_the_evidence_of_their_density():
     """Uniform in A_V times a truncated normal in R_V; the likelihood asks for R_V only."""
 
@@ -124,6 +125,7 @@ def test_conditional_prior_and_constants():
     assert np.isfinite(log_jacobian)
 
 
+@pytest.mark.slow
 def test_unit_cube_gives_draws_of_priors_with_several_components():
     concentration = np.array([1.0, 2.0, 2.0, 0.7])
     cov = np.array([[1.0, 0.6], [0.6, 2.0]])
@@ -199,7 +201,10 @@ def test_unknown_names_say_the_nearest():
 
 @pytest.mark.parametrize(
     ("method", "options", "which", "chunk"),
-    [("nuts", SHORT, "by_nuts", 100), ("nested", SMALL, "by_nested", 4)],
+    [
+        ("nuts", SHORT, "by_nuts", 100),
+        pytest.param("nested", SMALL, "by_nested", 4, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_goes_on_bit_for_bit(
     method, options, which, chunk, tmp_path, request, monkeypatch
@@ -385,6 +390,7 @@ def test_chains_that_start_about_the_maximum(tmp_path, monkeypatch):
         infer.fit(problem, "nuts", start="middle")
 
 
+@pytest.mark.slow
 def test_chains_in_turn_are_those_side_by_side(tmp_path):
     """The same posterior; and they go on from a checkpoint, bit for bit."""
     how = dict(num_warmup=100, num_samples=150, num_chains=3, chunk=60)
@@ -400,6 +406,7 @@ def test_chains_in_turn_are_those_side_by_side(tmp_path):
     np.testing.assert_array_equal(longer.samples["a"], apart.samples["a"])
 
 
+@pytest.mark.slow
 def test_bayes_factors_and_suspiciousness():
     """Wider priors cost evidence, and no suspiciousness (Handley & Lemos 2019)."""
     posts = {}

@@ -97,7 +97,10 @@ def test_moments_evidence_and_densities_are_exact(method, whole):
 
 @pytest.mark.parametrize(
     "method",
-    [pytest.param(m, marks=pytest.mark.slow if m == "nautilus" else ()) for m in METHODS],
+    [
+        pytest.param(m, marks=pytest.mark.slow if m in ("nautilus", "dynesty") else ())
+        for m in METHODS
+    ],
 )
 def test_an_interrupted_run_goes_on_bit_for_bit(method, whole, tmp_path, monkeypatch):
     """SIGTERM in the middle; other data, key, options; a flipped bit; a file cut short."""

@@ -56,7 +56,9 @@ def test_autocorrelation_time_of_a_first_order_process(rng):
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("nuts", dict(num_warmup=200, num_samples=100, num_chains=4)),
+        pytest.param(
+            "nuts", dict(num_warmup=200, num_samples=100, num_chains=4), marks=pytest.mark.slow
+        ),
         ("ensemble", dict(num_warmup=200, num_samples=300, num_walkers=16)),
     ],
 )
@@ -89,7 +91,9 @@ def test_chains_go_on_until_they_are_good(method, options, tmp_path):
     [
         ("nuts", dict(num_warmup=50, num_samples=50), {"evaluations", "rhat", "ess"}),
         ("ensemble", dict(num_warmup=50, num_samples=50), {"evaluations", "rhat", "ess"}),
-        ("nested", dict(num_live=100, dlogz=0.5), {"evaluations", "logz"}),
+        pytest.param(
+            "nested", dict(num_live=100, dlogz=0.5), {"evaluations", "logz"}, marks=pytest.mark.slow
+        ),
         ("map", dict(num_starts=4, num_steps=20, chunk=10), {"evaluations", "height"}),
     ],
 )
@@ -166,7 +170,9 @@ def test_a_problem_says_what_it_costs():
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("nuts", dict(num_warmup=200, num_samples=500, num_chains=2)),
+        pytest.param(
+            "nuts", dict(num_warmup=200, num_samples=500, num_chains=2), marks=pytest.mark.slow
+        ),
         pytest.param("nested", dict(num_live=150), marks=pytest.mark.slow),
         ("map", dict(num_starts=4, num_steps=60)),
         ("mle", dict(num_starts=4, num_steps=60)),

@@ -96,6 +96,7 @@ def test_distance_and_dust(pop):
     assert (np.diff(dimmed, axis=1) < 0).all() and (dimmed > 0).all()
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_and_right():
     """In [Fe/H], age, A_V, R_V and distance, through companions and their limits."""
     with jax.enable_x64(True):

@@ -163,6 +163,7 @@ def test_a_star_with_one_band_is_finite_and_flagged(result):
     assert result["samps_red"][5].max() > 3.0  # one band says nothing of the dust
 
 
+@pytest.mark.slow
 def test_a_grid_of_one_model(small_grid, small_stars):
     one = small_grid.select(rows=np.array([700]))
     some = small_stars.select(np.arange(2))
@@ -219,6 +220,7 @@ def test_a_parallax_places_what_photometry_cannot(small_grid, small_stars):
     assert abs(out["summary_mean"][0, 0] - 0.1) < 0.01 or out["status"][0] & Status.LOW_ESS
 
 
+@pytest.mark.slow
 def test_models_of_unknown_age_are_left_out(small_grid, small_stars):
     import equinox as eqx
 

@@ -144,6 +144,7 @@ def test_bad_input(change, words):
         make_sightline(**({"dist": dist, "av": av} | change))
 
 
+@pytest.mark.slow
 def test_prior_is_in_order_and_takes_changes():
     line = make_sightline(*draws(stars=20))
     problem = sightline_problem(line, 3)

@@ -145,6 +145,7 @@ def test_pairs(track):
     assert float(of(point)) > float(of({**point, "smf": jnp.asarray(0.0)})) + 10.0
 
 
+@pytest.mark.slow
 def test_odd_stars(track, star):
     flux, err, plx, plx_err = star
     with pytest.raises(ValueError, match="must both be"):

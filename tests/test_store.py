@@ -135,6 +135,7 @@ def test_other_stars_or_another_grid_are_refused(fitted, small_grid, small_stars
         fit(small_grid.select(rows=np.arange(1000)), small_stars, fitted)
 
 
+@pytest.mark.slow
 def test_other_functions_as_priors_are_refused(small_grid, small_stars, tmp_path):
     def decline(rate):
         return lambda dists, coord, labels=None: -rate * dists
