@@ -46,6 +46,7 @@ from brutax.solver import (
     fit_stars,
     settled_stars,
 )
+from brutax.utils.diagnostics import GOOD_K
 from brutax.utils.programs import Stages
 
 log = logging.getLogger("brutax")
@@ -54,7 +55,6 @@ Rows = Callable[[np.ndarray, dict[str, np.ndarray]], None]
 
 METHODS = ("auto", "fast", "reference")
 GOOD_GAP = 1.0  # nats between the sum of the scores and the evidence
-GOOD_K = 0.7  # Vehtari et al. (2024): weights with a larger Pareto index cannot be trusted
 EVEN_ESS = 0.8  # effective draws per draw above which weights are next to equal
 POOR_P = 1e-3
 WRITE_EVERY = 0.5  # seconds of finished stars that are written together

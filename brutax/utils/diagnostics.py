@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Scalar = Float[Array, ""]
+GOOD_K = 0.7  # Vehtari et al. (2024): weights with a larger Pareto index cannot be trusted
 
 
-def effective_size(log_weights: Float[Array, " draw"]) -> Scalar:
+def effective_size(log_weights: Float[Array, " draw"]) -> Float[Array, ""]:
     """(sum w)^2 / sum w^2, the number of equal draws that weighted ones are worth (Kish 1965)."""
     return jnp.exp(2.0 * jax.nn.logsumexp(log_weights) - jax.nn.logsumexp(2.0 * log_weights))
 
 
-def pareto_k(log_weights: Float[Array, " draw"]) -> Scalar:
+def pareto_k(log_weights: Float[Array, " draw"]) -> Float[Array, ""]:
     """Shape of the generalised Pareto distribution of the largest weights.
 
-    Below 0.7 the weighted averages are reliable (Vehtari et al. 2024, JMLR 25, 72). The fit is
+    Below `GOOD_K` the weighted averages are reliable (Vehtari et al. 2024, JMLR 25, 72). The fit is
     the posterior mean of Zhang & Stephens (2009, Technometrics 51, 316), with the weak prior
     towards 0.5 of the former paper. Draws that cannot occur (-inf) count as weights of 0.
     """
@@ -32,7 +32,7 @@ def pareto_k(log_weights: Float[Array, " draw"]) -> Scalar:
     largest = jnp.maximum(excess[-1], 1e-30)
     theta = steps / (3.0 * quarter) + 1.0 / largest
 
-    def profile(theta: Scalar) -> tuple[Scalar, Scalar]:
+    def profile(theta: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         shape = jnp.mean(jnp.log1p(-jnp.minimum(theta * excess, 1.0 - 1e-7)))
         ratio = jnp.where(shape == 0, 1.0, theta / jnp.where(shape == 0, 1.0, shape))
         return tail * (jnp.log(jnp.maximum(-ratio, 1e-30)) - shape - 1.0), shape

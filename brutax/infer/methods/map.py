@@ -16,14 +16,13 @@ from brutax.infer.checkpoint import Session, unpack
 from brutax.infer.gaussian import climb, gaussian_at
 from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Density, Problem
-from brutax.utils.diagnostics import pareto_k
+from brutax.utils.diagnostics import GOOD_K, pareto_k
 
 SAME = 0.01  # ln density within which two starts have found the same height
 AGREE = 0.25  # share of the starts that must find the highest maximum
 N_MEDIAN = 1001  # prior draws whose median is taken where there is no inverse CDF
 CLIMB = 50  # iterations at most from one maximum to the other
 MIN_WORTH = 0.1  # effective draws per draw below which a normal distribution is no likeness
-MAX_TAIL = 0.7  # Pareto index of their weights above which averages cannot be trusted
 
 CURVATURES = ("hessian", "differences")
 
@@ -307,7 +306,7 @@ def _laplace(
             f"{options.num_draws} draws at the maximum are worth {worth:.0f}: the posterior is "
             "not normal; use a sampler",
         )
-    elif tail > MAX_TAIL:
+    elif tail > GOOD_K:
         warnings = (
             *warnings,
             f"the weights of draws at the maximum have a long tail (Pareto index {tail:.2f}): the "
