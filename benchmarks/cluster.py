@@ -107,25 +107,23 @@ def timed(function: Any, repeats: int, *given: Any) -> list[float]:
 
 
 def speed(case: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of values and of values with gradients."""
-    import equinox as eqx
-
+    """Seconds of values and of values with gradients, as functions of the parameters."""
     from brutax.analysis.cluster import Layout
 
     pop, out = population(), {}
     for count in case["counts"]:
         stars = simulate(pop, TRUTH, count, case["seed"])
         np.savez(Path(case["folder"]) / f"{count}.npz", **stars)  # pyright: ignore
-        value = eqx.filter_jit(lambda m, p: m.log_likelihood(p))
-        both = eqx.filter_jit(lambda m, p: jax.value_and_grad(lambda p: m.log_likelihood(p))(p))
         params, run = typed(TRUTH), {}
         for name, layout in (("", Layout()), ("_coarse", Layout(ratios=PEER_RATIOS))):
             model = build(stars, pop, layout)
+            value = jax.jit(lambda p, model=model: model.log_likelihood(p))
+            both = jax.jit(jax.value_and_grad(lambda p, model=model: model.log_likelihood(p)))
             start = time.perf_counter()
-            jax.block_until_ready(both(model, params))
+            jax.block_until_ready(both(params))
             run[f"compiling{name}_s"] = time.perf_counter() - start
-            run[f"value{name}_s"] = timed(value, case["repeats"], model, params)
-            run[f"gradient{name}_s"] = timed(both, case["repeats"], model, params)
+            run[f"value{name}_s"] = timed(value, case["repeats"], params)
+            run[f"gradient{name}_s"] = timed(both, case["repeats"], params)
         out[str(count)] = run
     return out
 

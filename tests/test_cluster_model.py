@@ -17,8 +17,14 @@ from brutax.analysis.cluster import (
     make_stars,
     quadrature,
 )
-from brutax.analysis.cluster.ages import Ages, masses_at_stages, stages_of_mass
-from brutax.analysis.cluster.isochrone import cubic
+from brutax.analysis.cluster.ages import (
+    Ages,
+    masses_at_stages,
+    rough_stages,
+    stages_of_mass,
+)
+from brutax.analysis.cluster.cells import Cells
+from brutax.analysis.cluster.isochrone import Tables, cubic, isochrone_curve
 from brutax.analysis.cluster.lattice import _kernel, _kernel_slope, segments_of_tiles
 from brutax.analysis.cluster.quadrature import (
     BLOCK,
@@ -82,7 +88,8 @@ def random_problem(rng, common):
     far = np.full((2, BLOCK), 40.0)
     reach = Reach(*(jnp.asarray(x) for x in (low, -low, far, 1e6 * far)))
     arrays = [jnp.asarray(x) if x is not None else None for x in (seen, inverse, *extra)]
-    return Tiles(jnp.asarray(flux), jnp.asarray(weight)), Blocks(*arrays), reach
+    lean = rng.uniform(-0.5, 0.5, weight.shape)
+    return Tiles(*(jnp.asarray(x) for x in (flux, weight, lean))), Blocks(*arrays), reach
 
 
 @pytest.mark.parametrize("common", [pytest.param(False, marks=pytest.mark.slow), True])
@@ -91,7 +98,7 @@ def test_sum_over_segments_and_its_derivatives(rng, common, monkeypatch):
     with jax.enable_x64(True):
         tiles, stars, reach = random_problem(rng, common)
         out = log_density(tiles, stars, reach, True)
-        flux, w = np.asarray(tiles.flux), np.asarray(tiles.weight)
+        flux, w, lean = (np.asarray(x) for x in tiles)
         for block, star in ((0, 1), (1, 2)):
             total = 0.0
             f, v = (np.asarray(x)[block, :, star] for x in stars[:2])
@@ -106,7 +113,10 @@ def test_sum_over_segments_and_its_derivatives(rng, common, monkeypatch):
                             value -= (float(stars.common_flux[block, star]) - c @ model) ** 2
                         return value
 
-                    total += w[tile, k] * quad(lambda t: np.exp(-0.5 * chi2(t)), 0, 1)[0]
+                    def density(t, chi2=chi2, lean=lean[tile, k]):
+                        return (1.0 + lean * (2.0 * t - 1.0)) * np.exp(-0.5 * chi2(t))
+
+                    total += w[tile, k] * quad(density, 0, 1)[0]
             assert float(out[block, star]) == pytest.approx(np.log(total), abs=1e-6)
 
         pull = jnp.asarray(rng.normal(size=out.shape) * (np.arange(BLOCK) < 3))
@@ -196,6 +206,9 @@ def test_likelihood_is_the_mixture_over_the_segments(model, data):
     w = np.asarray(grid.tiles.weight, float)
     assert w.sum() == pytest.approx(1.0, abs=2e-6)
     t = (np.arange(400) + 0.5) / 400
+    lean = np.asarray(grid.tiles.lean, float)[..., None]
+    assert np.abs(lean).max() > 0.1
+    density = w[..., None] * (1.0 + lean * (2.0 * t - 1.0))
     reddening = np.asarray(model.reddening(jax.tree.map(jnp.asarray, p)), float)
     peak, pm_norm = 1000 / p.distance_pc + p.parallax_offset, -np.log(2 * np.pi)
     pm, pm_err = np.asarray(extra["pm"]), extra["pm_err"]
@@ -209,7 +222,7 @@ def test_likelihood_is_the_mixture_over_the_segments(model, data):
         off = points - d
         chi2 = np.einsum("...i,ij,...j->...", off, np.linalg.inv(cov), off)
         norm = -0.5 * np.linalg.slogdet(2 * np.pi * cov)[1] + np.sum(np.log(sigma))
-        inside = norm + logsumexp(-0.5 * chi2, b=w[..., None] / t.size)
+        inside = norm + logsumexp(-0.5 * chi2, b=density / t.size)
         if np.isfinite(extra["parallax"][i]):
             inside += -0.5 * ((extra["parallax"][i] - peak) / 0.05) ** 2 - 0.5 * np.log(2 * np.pi)
         var = pm_err[i] ** 2 + p.pm_dispersion**2
@@ -262,18 +275,17 @@ def test_stars_of_an_isochrone_have_its_age(feh, loga):
     """Masses and EEPs found for an age give it back, and move with it and with [Fe/H]."""
     with jax.enable_x64(True):
         tracks = EEPTracks(verbose=False)
-        ages = Ages(tracks, 202.0)
-        stages = jnp.asarray(np.append(202.0, np.linspace(454.0, 800.0, 60)))
+        stages = np.append(202.0, np.linspace(454.0, 800.0, 60))
+        ages = Ages(tracks.model, stages)
 
         @jax.jit
         def old(feh, loga):
-            coef = ages.at(jax.lax.stop_gradient(feh))
-            return masses_at_stages(tracks, ages, coef, stages, feh, loga)
+            return masses_at_stages(ages, ages.at(jax.lax.stop_gradient(feh)), feh, loga)
 
         @jax.jit
         def young(feh, loga):
-            coef = ages.at(jax.lax.stop_gradient(feh))
-            return stages_of_mass(ages, coef, mass, feh, loga, 202.0)
+            now = ages.at(jax.lax.stop_gradient(feh))
+            return stages_of_mass(ages, now, rough_stages(ages, now, mass, loga), mass, feh, loga)
 
         @jax.jit
         @jax.vmap
@@ -305,6 +317,51 @@ def test_stars_of_an_isochrone_have_its_age(feh, loga):
                 np.testing.assert_allclose(move[valid], numeric, rtol=1e-3, atol=1e-3)
             numeric = (young(*ends[0]) - young(*ends[1])) / (2 * h)
             np.testing.assert_allclose(jax.jvp(young, at, along)[1], numeric, rtol=1e-3, atol=1e-3)
+
+
+def test_cells_are_found():
+    rng = np.random.default_rng(5)
+    for nodes in (np.cumsum(rng.exponential(size=60)), np.linspace(-1, 2, 7), np.array([0.0, 1.0])):
+        cells = Cells(nodes)
+        x = np.concatenate([nodes, rng.uniform(nodes[0] - 1, nodes[-1] + 1, 400)])
+        x = x.astype(np.float32).astype(float)
+        known = np.asarray(cells.nodes, float)
+        expected = np.clip(np.searchsorted(known, x, side="right") - 1, 0, len(nodes) - 2)
+        np.testing.assert_array_equal(cells.find(jnp.asarray(x, jnp.float32)), expected)
+
+
+@pytest.mark.parametrize(
+    "feh, loga, corr",
+    [
+        (0.1, 9.6, CorrectionParams()),
+        pytest.param(0.1, 9.6, None, marks=pytest.mark.slow),
+        pytest.param(-2.2, 9.9, None, marks=pytest.mark.slow),
+        pytest.param(0.3, 8.0, CorrectionParams(), marks=pytest.mark.slow),
+    ],
+)
+def test_stars_of_an_isochrone_look_as_tracks_and_photometry_say(feh, loga, corr):
+    layout = Layout(main=40, last=8, hook=32, turn=8, late=64, late_split=1, ratios=4)
+    with jax.enable_x64(True):
+        wide = StellarPop(Isochrone(verbose=False), BANDS, verbose=False)
+        x = [jnp.asarray(one) for one in (feh, loga, 0.4, 3.3)]
+        corr = None if corr is None else jax.tree.map(jnp.asarray, corr)
+        tables = Tables(wide, layout)
+        curve = jax.jit(lambda x: isochrone_curve(tables, layout, None, *x, corr))(x)
+
+        @jax.jit
+        @jax.vmap
+        def seen(log_mass, eep):
+            mass = jnp.maximum(jnp.exp(log_mass), 0.1)  # rounding would leave the models
+            star = wide.isochrone.model.evaluate(mass, eep, x[0], 0.0, corr)
+            return wide.photometry(star, x[0], x[2], x[3]).mag, star.valid, star.loga
+
+        mag, valid, age = seen(curve.log_mass, curve.eep)
+        there = np.append(np.asarray(curve.measure) > 0, False)
+        assert there.sum() > 80 and valid[there].all()
+        magnitudes = -2.5 / np.log(10) * np.asarray(curve.log_flux)
+        np.testing.assert_allclose(magnitudes[there], mag[there], atol=1e-8)
+        # stars begin at the first EEP of isochrones, some of them younger than there
+        assert np.all((np.abs(age - loga)[there] < 1e-6) | (curve.eep[there] <= 202.0))
 
 
 @pytest.mark.slow

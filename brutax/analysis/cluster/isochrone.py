@@ -5,10 +5,9 @@ without a break, while at fixed EEP the mass of an age jumps where cores become 
 stages, where masses hardly differ, are laid out in EEP.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,15 +16,14 @@ from jaxtyping import Array, Bool, Float
 from brutax.analysis.cluster.ages import (
     LN10,
     Ages,
+    AgesAt,
     masses_at_stages,
     rough_stages,
     stages_of_mass,
 )
-from brutax.core import Bolometric, EEPTracks, StarState, StellarPop
-from brutax.core.bolometric import M_BOL_SUN
+from brutax.analysis.cluster.points import Colours, States, covered, gravity
+from brutax.core import EEPTracks, StarState, StellarPop, TrackModel
 from brutax.core.corrections import EEP_TAMS, CorrectionParams
-from brutax.core.photometry import Seen
-from brutax.core.spline import DEGREE, TensorSpline, local_basis
 from brutax.core.state import corrected
 from brutax.priors import KroupaIMF
 from brutax.utils.photometry import LN_PER_MAG
@@ -43,7 +41,7 @@ class Layout(NamedTuple):
     turn: int = 32  # segments in EEP, up to the last stage with companions
     late: int = 352  # cells in EEP, from there on
     late_split: int = 2  # segments in each
-    ratios: int = 64  # mass ratios of companions
+    ratios: int = 96  # mass ratios of companions
     eep_min: float = 202.0
     eep_pair: float = 480.0  # the last stage with companions
     eep_max: float = 808.0
@@ -57,6 +55,13 @@ class Layout(NamedTuple):
     def segments(self) -> int:
         """All segments of an isochrone."""
         return self.pairs + self.late * self.late_split
+
+    @property
+    def stages(self) -> np.ndarray:
+        """EEPs at which masses are looked for: the first, and those past the main sequence."""
+        turn = np.linspace(EEP_TAMS, self.eep_pair, self.turn + 1)
+        late = np.linspace(self.eep_pair, self.eep_max, self.late + 1)[1:]
+        return np.concatenate([[self.eep_min], turn, late])
 
     def scaled(self, factor: int) -> "Layout":
         """The same layout with `factor` times as many segments and mass ratios."""
@@ -77,47 +82,63 @@ class Curve(NamedTuple):
     exists: Bool[Array, ""]  # False where no star of this age and composition is on the models
 
 
+class Tables(eqx.Module):
+    """A population, laid out for isochrones of one layout."""
+
+    ages: Ages
+    states: States
+    colours: Colours
+    tracks: TrackModel
+
+    def __init__(self, pop: StellarPop, layout: Layout):
+        assert isinstance(pop.isochrone.model, EEPTracks)
+        assert isinstance(pop.isochrone.model.model, TrackModel)
+        self.tracks = pop.isochrone.model.model
+        self.ages = Ages(self.tracks, layout.stages)
+        self.states, self.colours = States(self.tracks, self.ages), Colours(pop)
+
+
 def isochrone_curve(
-    pop: StellarPop,
-    ages: Ages,
+    tables: Tables,
     layout: Layout,
     imf: KroupaIMF | None,
-    feh: Any,
-    loga: Any,
-    av: Any,
-    rv: Any,
+    feh: Array,
+    loga: Array,
+    av: Array,
+    rv: Array,
     corr: CorrectionParams | None,
 ) -> Curve:
     """The isochrone of [Fe/H] and log10 age [yr] behind dust; differentiable in all of them.
 
     The measure is `imf`, or flat in initial mass without one, over the masses that are there.
     """
-    tracks = pop.isochrone.model
-    assert isinstance(tracks, EEPTracks)
-    dtype, n = tracks.mini_nodes.dtype, layout.main
-    turn = np.linspace(EEP_TAMS, layout.eep_pair, layout.turn + 1)
-    late = np.linspace(layout.eep_pair, layout.eep_max, layout.late + 1)[1:]
-    stages = jnp.asarray(np.concatenate([[layout.eep_min], turn, late]), dtype)
-    coef = ages.at(jax.lax.stop_gradient(feh))
-    old = masses_at_stages(tracks, ages, coef, stages, feh, loga)
-    low = jnp.where(old.valid[0], old.log_mass[0], jnp.log(tracks.mini_nodes[0]))
+    ages, axis = tables.ages, tables.ages.mass.cells
+    dtype, n = feh.dtype, layout.main
+    now = ages.at(jax.lax.stop_gradient(feh))
+    old = masses_at_stages(ages, now, feh, loga)
+    lightest = LN10 * axis.nodes[0]
+    low = jnp.where(old.valid[0], old.log_mass[0], lightest)
     step = (old.log_mass[1] - low) / n
-    hook = _hook(ages, coef, layout, loga, low + (n - layout.last) * step, layout.last * step)
+    hook = _hook(ages, now, layout, loga, low + (n - layout.last) * step, layout.last * step)
     chain = jnp.concatenate([jnp.arange(n - layout.last, dtype=dtype), n - layout.last * hook])
     width = step * jnp.diff(jnp.append(chain, jnp.asarray(n, dtype)))
     # after the chain come the nodes of the table of companions that it passes by
     place = jnp.append(chain, jnp.arange(n - layout.last, n, dtype=dtype))
-    log_mass = low + step * place
-    young = stages_of_mass(ages, coef, log_mass, feh, loga, layout.eep_min)
-    log_mass = jnp.concatenate([log_mass, old.log_mass[1:]])
-    mass = jnp.maximum(jnp.exp(log_mass), tracks.mini_nodes[0])  # rounding would leave the models
-    eep = jnp.concatenate([young, stages[1:]])
-    star = jax.vmap(lambda m, e: tracks.evaluate(m, e, feh))(mass, eep)
-    star = star._replace(
-        valid=star.valid.at[place.size :].set(star.valid[place.size :] & old.valid[1:])
-    )
-    star = corrected(star, mass, eep, feh, corr)
-    seen = _seen(pop, star, feh, av, rv)
+    young = jnp.maximum(low + step * place, lightest)  # rounding would leave the models
+    at = rough_stages(ages, now, young, loga)
+    early = stages_of_mass(ages, now, at, young, feh, loga)
+    evolved = axis.place(old.log_mass / LN10, old.cell)
+    unevolved = axis.place(young / LN10, at.mass.cell)
+    stage = ages.eep.cells.place(early, at.stage.cell)
+    main = tables.states.of_masses(ages, unevolved, stage, feh)
+    late = tables.states.of_stages(ages, evolved, feh)
+    logl = jnp.concatenate([main.logl, late.logl[1:]])
+    logt = jnp.concatenate([main.logt, late.logt[1:]])
+    log_mass = jnp.concatenate([young, old.log_mass[1:]])
+    eep = jnp.concatenate([early, ages.stages[1:]])
+    there = old.valid & covered(ages, feh, evolved, ages.stages)
+    there = jnp.append(covered(ages, feh, unevolved, early), there[1:])
+    seen = tables.colours(_stars(tables, log_mass, eep, logl, logt, feh, loga, corr), feh, av, rv)
     log_flux = -LN_PER_MAG * seen.mag
     end = place.size
     table = jnp.concatenate([log_flux[: n - layout.last], log_flux[chain.size : end + 1]])
@@ -127,11 +148,12 @@ def isochrone_curve(
 
     n, first = chain.size, layout.pairs
     log_flux, log_mass, eep, good = (
-        chained(x) for x in (log_flux, log_mass, eep, star.valid & seen.valid)
+        chained(x) for x in (log_flux, log_mass, eep, there & seen.valid)
     )
     good = good[:-1] & good[1:]
     # the age that a stage takes over the change of age with mass: dm / dEEP of the isochrone
-    pace = mass[end:] * star.agewt[end:] / (LN10 * 10.0 ** star.loga[end:]) / old.fall[1:]
+    share = 10.0 ** (late.log_agewt[1:] - loga)
+    pace = jnp.exp(old.log_mass[1:]) * share / (LN10 * old.fall[1:])
     density = _late_density(imf, log_mass[n:], pace)
 
     def finer(x: Array, first: int) -> Array:
@@ -153,8 +175,36 @@ def isochrone_curve(
     return Curve(log_flux, log_mass, eep, measure, table, exists)
 
 
+def _stars(
+    tables: Tables,
+    log_mass: Array,
+    eep: Array,
+    logl: Array,
+    logt: Array,
+    feh: Array,
+    loga: Array,
+    corr: CorrectionParams | None,
+) -> StarState:
+    """The stars of an isochrone with empirical corrections; all `valid`, and without `agewt`."""
+    slow = tables.tracks.slow
+    metal = jnp.clip(feh, slow.knots[2][0], slow.knots[2][-1])
+    shift = jax.vmap(lambda m, e: slow(m, e, metal)[0])(log_mass / LN10, eep)
+    none = jnp.zeros_like(logl)
+    star = StarState(
+        loga=jnp.broadcast_to(loga, logl.shape),
+        logl=logl,
+        logt=logt,
+        logg=gravity(log_mass, logl, logt),
+        feh_surf=feh + shift,
+        afe_surf=none,
+        agewt=none,
+        valid=jnp.ones(logl.shape, bool),
+    )
+    return corrected(star, jnp.exp(log_mass), eep, feh, corr)
+
+
 def _hook(
-    ages: Ages, coef: Array, layout: Layout, loga: Array, start: Array, room: Array
+    ages: Ages, now: AgesAt, layout: Layout, loga: Array, start: Array, room: Array
 ) -> Float[Array, " segment"]:
     """Where segments of the last cells begin, as shares of `room` in ln mass before the end.
 
@@ -162,84 +212,27 @@ def _hook(
     hair's breadth of mass is a long way through the diagram.
     """
     start, room, loga = jax.lax.stop_gradient((start, room, loga))
-    level = jnp.arange(layout.hook + 1, dtype=coef.dtype) / layout.hook
+    level = jnp.arange(layout.hook + 1, dtype=start.dtype) / layout.hook
     place = level
     for _ in range(PLACINGS):
         log_mass = start + room * (1.0 - (1.0 - place) ** 2)
-        eep = rough_stages(ages, coef, log_mass, loga)
+        stage = rough_stages(ages, now, log_mass, loga).stage
+        nodes = ages.eep.cells.nodes
+        eep = nodes[stage.cell] + stage.share * (nodes[stage.cell + 1] - nodes[stage.cell])
         walk = jnp.cumsum(jnp.abs(jnp.diff(eep)))
         walk = jnp.append(0.0, walk / jnp.maximum(walk[-1], 1.0))
-        place = jnp.interp(level, 0.5 * (place + walk), place)
+        place = _interpolated(level, 0.5 * (place + walk), place)
     return (1.0 - place[:-1]) ** 2
 
 
-def _seen(pop: StellarPop, star: StarState, feh: Any, av: Any, rv: Any) -> Seen:
-    """`pop.photometry` of many stars of one [Fe/H] behind the same dust.
-
-    The splines of the models inside brutax are first contracted along what stars share.
-    """
-    source = pop.photometry.source
-    if not isinstance(source, Bolometric):
-        return jax.vmap(lambda one: pop.photometry(one, feh, av, rv))(star)
-    metal = jnp.clip(feh, source.bare.knots[2][0], source.bare.knots[2][-1])
-    x = 3.1 / rv
-    law = source.law_ratio @ x ** jnp.arange(source.law_ratio.shape[1], dtype=x.dtype)
-    at = tuple(jnp.clip(x, k[0], k[-1]) for x, k in zip((star.logt, star.logg), source.bare.knots))
-    shift = _looked_up(_bare, source, (metal,), at)
-    red = _looked_up(_dust, source, (metal, av), at)
-    valid = jax.vmap(lambda logt, logg: source.valid(logt, logg, feh))(star.logt, star.logg)
-    return Seen(M_BOL_SUN - 2.5 * star.logl[:, None] - shift + law[None, :] * red, valid)
-
-
-def _bare(source: Bolometric, metal: Array) -> TensorSpline:
-    """Bolometric corrections at one [Fe/H], of stars without dust."""
-    return TensorSpline(source.bare.knots[:2], _at_metal(source.bare, metal))
-
-
-def _dust(source: Bolometric, metal: Array, av: Array) -> TensorSpline:
-    """What dust adds to them."""
-    some = _at_metal(source.dust, metal)
-    some = some.reshape(*some.shape[:2], len(source.bands), 3)
-    powers = jnp.stack([av, av**2, av**3])
-    return TensorSpline(source.dust.knots[:2], jnp.matmul(some, powers, precision="highest"))
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _looked_up(
-    of: Callable[..., TensorSpline],
-    source: Bolometric,
-    params: tuple[Array, ...],
-    at: tuple[Float[Array, " point"], ...],
-) -> Float[Array, "point output"]:
-    """The spline `of(source, *params)` at points; differentiable in `params` and points.
-
-    The derivatives of its coefficients are tables of their own, looked up with them where they
-    are asked for: the transpose of a look-up in a table that varies would be slow.
-    """
-    return jax.vmap(of(source, *params))(*at)
-
-
-@_looked_up.defjvp
-def _(of: Callable[..., TensorSpline], primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    source, params, at = primals
-    spline = of(source, *params)
-    tables = [spline.coef]
-    for k in range(len(params)):
-        unit = tuple(jnp.full_like(x, float(j == k)) for j, x in enumerate(params))
-        tables.append(jax.jvp(lambda *p: of(source, *p).coef, params, unit)[1])
-    count = tables[0].shape[-1]
-    spline = TensorSpline(spline.knots, jnp.concatenate(tables, axis=-1))
-    found, slopes = jax.vmap(spline.with_slopes)(*at)
-    move: Any = sum(d[:, None] * s[:, :count] for d, s in zip(tangents[2], slopes))
-    for k, d in enumerate(tangents[1], 1):
-        move = move + d * found[:, k * count : (k + 1) * count]
-    return found[:, :count], move
-
-
-def _at_metal(spline: TensorSpline, feh: Array) -> Float[Array, "teff logg output"]:
-    local = local_basis(spline.knots[2], feh)
-    some = jax.lax.dynamic_slice_in_dim(spline.coef, local.first, DEGREE + 1, 2)
-    return jnp.einsum("tgko,k->tgo", some, local.weight, precision="highest")
+def _interpolated(x: Array, nodes: Array, values: Array) -> Array:
+    """`jnp.interp` for few nodes, inside their range: all compared at once is faster."""
+    k = jnp.clip(
+        jnp.sum(nodes[None, :] <= x[:, None], axis=1, dtype=jnp.int32) - 1, 0, nodes.shape[0] - 2
+    )
+    width = nodes[k + 1] - nodes[k]
+    share = jnp.where(width > 0, (x - nodes[k]) / jnp.where(width > 0, width, 1.0), 0.0)
+    return values[k] + share * (values[k + 1] - values[k])
 
 
 def _subdivided(x: Float[Array, "node *rest"], split: int) -> Float[Array, "vertex *rest"]:

@@ -9,7 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from brutax.analysis.cluster.isochrone import Curve, Layout, cubic
-from brutax.analysis.cluster.quadrature import SEGMENTS, Tiles
+from brutax.analysis.cluster.quadrature import SEGMENTS, Tiles, apart
+
+SHORTEST = 1e-4  # of ln flux: shorter segments have no density of their own
+STEEPEST = 0.6  # the most that densities lean, where isochrones turn
 
 
 class Ratios(NamedTuple):
@@ -77,11 +80,17 @@ def _between(
 ) -> Float[Array, "ratio vertex band"]:
     """Tables whose nodes lie at first, first + 1, ... at places between them, by cubics.
 
-    Products of matrices: their transposes are products too, where those of look-ups are slow.
+    Derivatives take products of matrices: their transposes are products too, where those of
+    look-ups are slow.
     """
-    return jnp.einsum(
-        "rvj,rjb->rvb", _taps(place, first, table, _kernel), table, precision="highest"
-    )
+    off = place - first[:, None]
+    whole = jnp.clip(jnp.floor(off), 1, table.shape[1] - 3)
+    ratio = jnp.arange(table.shape[0], dtype=jnp.int32)[:, None] * table.shape[1]
+    node = whole.astype(jnp.int32) + ratio - 1
+    flat = table.reshape(-1, table.shape[2])
+    taps = [flat.at[(node + k).ravel()].get(mode="promise_in_bounds") for k in range(4)]
+    weights = cubic((off - whole)[..., None])
+    return sum(w * x.reshape(*off.shape, -1) for w, x in zip(weights, taps))  # pyright: ignore
 
 
 @_between.defjvp
@@ -94,7 +103,9 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
         jnp.einsum("rvj,rjb->rvb", m, x, precision="highest")
         for m, x in ((matrix, table), (matrix, d_table), (along, table))
     )
-    return found, move + d_place[..., None] * slope
+    # band by band, so that the transpose is a sum of products: XLA's reductions are slow on CPUs
+    shift = jnp.stack([d_place * slope[..., b] for b in range(slope.shape[-1])], axis=-1)
+    return found, move + shift
 
 
 def _taps(place: Array, first: Array, table: Array, kernel: Callable) -> Array:
@@ -140,26 +151,72 @@ def lattice(
     own = curve.log_flux + scale[None, :]
     ratios = mass_ratios(layout, slope, own.dtype)
     other = companion_log_flux(curve, layout, ratios.q) + scale[None, None, :]
-    alone = jnp.exp(own)
-    flux = alone[None, : pairs + 1] + jnp.exp(other)
+    alone = apart(scale[0] < jnp.inf, jnp.exp, own)
+    flux = _together(alone[: pairs + 1], other)
     share = ratios.weight if fraction is None else fraction * ratios.weight
     weight = share[:, None] * curve.measure[None, :pairs]
     q = jnp.broadcast_to(ratios.q[:, None], (layout.ratios, pairs // SEGMENTS)).ravel()
-    parts = [_cut(flux, weight), _cut(alone[None, pairs:], curve.measure[None, pairs:])]
+    lean = _leans(alone, curve.measure)[None]  # companions hardly change it
+    late = _cut(alone[None, pairs:], curve.measure[None, pairs:], lean[:, pairs:])
+    parts = [_cut(flux, weight, jnp.broadcast_to(lean[:, :pairs], weight.shape)), late]
     if fraction is not None:
         single = (1.0 - fraction) * curve.measure[None, :pairs]
-        parts.append(_cut(alone[None, : pairs + 1], single))
+        parts.append(_cut(alone[None, : pairs + 1], single, lean[:, :pairs]))
     tiles = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
     q = jnp.pad(q, (0, tiles.flux.shape[0] - q.shape[0]))
     return Lattice(tiles, q, curve)
 
 
-def _cut(flux: Float[Array, "row vertex band"], weight: Float[Array, "row segment"]) -> Tiles:
+@jax.custom_jvp
+def _together(
+    alone: Float[Array, "vertex band"], other: Float[Array, "ratio vertex band"]
+) -> Float[Array, "ratio vertex band"]:
+    """Fluxes of pairs, from those of primaries and their ln of companions."""
+    return apart(other[0, 0, 0] < jnp.inf, lambda x, y: x[None] + jnp.exp(y), alone, other)
+
+
+@_together.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    alone, other = primals
+    flux = jnp.exp(other)
+    # a product with ones, whose transpose is one as well: XLA's sums over rows are slow on CPUs
+    ones = jnp.ones_like(other[:, 0, 0])
+    move = jnp.einsum("r,vb->rvb", ones, tangents[0], precision="highest")
+    return alone[None] + flux, move + flux * tangents[1]
+
+
+def _leans(
+    flux: Float[Array, "vertex band"], measure: Float[Array, " segment"]
+) -> Float[Array, " segment"]:
+    """How the density of stars along segments leans (`Tiles.lean`).
+
+    At a vertex the density is the measure of the two segments that meet there over their length
+    in ln flux.
+    """
+    step = (flux[1:] - flux[:-1]) / (0.5 * (flux[1:] + flux[:-1]))
+    total = jnp.einsum("vb,vb->v", step, step, precision="highest")
+    length = jnp.sqrt(total + SHORTEST**2)
+
+    def both(x: Array) -> Array:
+        return jnp.append(x, x[-1]) + jnp.append(x[0], x)
+
+    density = both(measure) / both(length)
+    first, last = density[:-1], density[1:]
+    total = first + last
+    return jnp.clip((last - first) / jnp.where(total > 0, total, 1.0), -STEEPEST, STEEPEST)
+
+
+def _cut(
+    flux: Float[Array, "row vertex band"],
+    weight: Float[Array, "row segment"],
+    lean: Float[Array, "row segment"],
+) -> Tiles:
     rows, segments = weight.shape
     count, bands = segments // SEGMENTS, flux.shape[2]
     body = flux[:, :-1].reshape(rows * count, SEGMENTS, bands)
     last = flux[:, SEGMENTS::SEGMENTS].reshape(rows * count, 1, bands)
-    return Tiles(jnp.concatenate([body, last], axis=1), weight.reshape(-1, SEGMENTS))
+    flux = jnp.concatenate([body, last], axis=1)
+    return Tiles(flux, weight.reshape(-1, SEGMENTS), lean.reshape(-1, SEGMENTS))
 
 
 def segments_of_tiles(layout: Layout, fraction: Any) -> np.ndarray:

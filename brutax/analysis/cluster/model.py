@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from brutax.analysis.cluster.ages import Ages
-from brutax.analysis.cluster.isochrone import Layout, isochrone_curve
+from brutax.analysis.cluster.isochrone import Layout, Tables, isochrone_curve
 from brutax.analysis.cluster.lattice import Lattice, lattice
 from brutax.analysis.cluster.quadrature import SEGMENTS, Blocks, Reach, log_density
 from brutax.analysis.cluster.stars import LEAST_FIELD, ClusterStars
@@ -70,7 +69,7 @@ class ClusterModel(eqx.Module):
 
     pop: StellarPop
     stars: ClusterStars
-    ages: Ages
+    tables: Tables
     imf: KroupaIMF | None
     layout: Layout = eqx.field(static=True)
 
@@ -93,7 +92,7 @@ class ClusterModel(eqx.Module):
         layout = layout or Layout()
         if layout.pairs % SEGMENTS or layout.segments % SEGMENTS or layout.last >= layout.main:
             raise ValueError(f"segments of {layout} must be multiples of {SEGMENTS}")
-        self.pop, self.stars, self.ages = pop, stars, Ages(tracks, layout.eep_min)
+        self.pop, self.stars, self.tables = pop, stars, Tables(pop, layout)
         self.imf, self.layout = imf, layout
 
     def log_likelihood(self, params: ClusterParams) -> Float[Array, ""]:
@@ -110,7 +109,7 @@ class ClusterModel(eqx.Module):
         """The isochrone and all segments, in the stars' units of flux; for possible parameters."""
         p = _floats(params)
         curve = isochrone_curve(
-            self.pop, self.ages, self.layout, self.imf, p.feh, p.loga, p.av, p.rv, p.corr
+            self.tables, self.layout, self.imf, p.feh, p.loga, p.av, p.rv, p.corr
         )
         scale = -2.0 * (jnp.log(p.distance_pc) - np.log(10.0)) - self.stars.log_unit
         if p.zero_points is not None:
@@ -130,7 +129,7 @@ class ClusterModel(eqx.Module):
 
     def _per_star(self, params: ClusterParams) -> tuple[PerStar, Bool[Array, ""]]:
         params = _floats(params)
-        possible = _possible(params, self.ages)
+        possible = _possible(params, self.tables)
         safe = jax.tree.map(
             lambda x, y: jnp.where(possible, x, y), params, _safe(params)
         )  # gradients stop here where parameters are impossible
@@ -249,9 +248,9 @@ def _safe(params: ClusterParams) -> ClusterParams:
     return ClusterParams(**out, corr=corr)
 
 
-def _possible(p: ClusterParams, ages: Ages) -> Bool[Array, ""]:
+def _possible(p: ClusterParams, tables: Tables) -> Bool[Array, ""]:
     """Whether parameters are finite and mean something."""
-    metals = ages.knots[2]
+    metals = tables.ages.metal_nodes
     ok = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(p)]))
     ok &= (p.feh >= metals[0]) & (p.feh <= metals[-1])
     ok &= (p.loga > 5.0) & (p.loga < 10.5) & (p.distance_pc > 0) & (p.rv > 0.5)

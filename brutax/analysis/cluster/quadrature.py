@@ -6,9 +6,10 @@ parabola of the position t in a segment,
     chi²(t) = c0 (1 - t) + c1 t - a t (1 - t),    a = |whitened step|²,
 
 and the integral of exp(-chi² / 2) over a segment is a difference of normal integrals: smooth in
-the vertices, however precise the photometry. Segments come in tiles, stars in blocks of similar
-brightness; only pairs whose boxes in flux touch are computed, in passes of a fixed size, so that
-memory depends on neither the number of stars nor the lattice.
+the vertices, however precise the photometry. The measure along a segment is linear in t as well:
+were it constant, the likelihood of a precise star would be a staircase. Segments come in tiles,
+stars in blocks of similar brightness; only pairs whose boxes in flux touch are computed, in
+passes of a fixed size, so that memory depends on neither the number of stars nor the lattice.
 """
 
 from collections.abc import Callable
@@ -23,8 +24,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 SEGMENTS = 8  # per tile
 BLOCK = 16  # stars per block
-PAIRS = 256, 1024  # pairs of tile and block per pass, on CPUs (out of their caches) and others
+PAIRS = 192, 1024  # pairs of tile and block per pass, on CPUs (out of their caches) and others
 TESTS = 1024, 4096  # pairs per pass that are looked at star by star
+FEW = 64, 1024  # pairs per pass, of those that are left for later
+FEW_TESTS = 256, 4096
 CLOSE = 30.0  # chi-square within which segments are summed first
 NEGLIGIBLE = 9.0  # nats below what a star has already, of segments that are left out
 ROUNDING = 1e-5  # of chi-squares that are compared
@@ -50,6 +53,7 @@ class Tiles(NamedTuple):
 
     flux: Float[Array, "tile vertex band"]
     weight: Float[Array, "tile segment"]  # the measure of each; 0 where there are no stars
+    lean: Float[Array, "tile segment"]  # its density goes from 1 - lean to 1 + lean, over its mean
 
 
 class Blocks(NamedTuple):
@@ -113,18 +117,38 @@ def segment_integral(c0: Array, c1: Array, a: Array, e0: Array, e1: Array) -> Ar
     return jnp.where(short, (e0 + 4.0 * centre + e1) / 6.0, jnp.maximum(whole, 0.0))
 
 
-def _moments(ends: _Ends, e: Array, zeroth: Array) -> tuple[Array, Array]:
-    """Integrals of t and t² times the integrand: by parts, and of Simpson's rule."""
-    n = ends.length2.shape[2]
-    chi2, length2 = _wide(ends.chi2), _wide(ends.length2)
+class _Moments(NamedTuple):
+    """Integrals of 1, t, t² and t³ times the integrand over segments, as far as asked for."""
+
+    zeroth: Array
+    first: Array
+    second: Array | None = None
+    third: Array | None = None
+
+
+def _moments(chi2: Array, length2: Array, e: Array, slopes: bool) -> _Moments:
+    """By parts from the integral, and of Simpson's rule for short segments.
+
+    Arguments are (pair, vertex x star) and (pair, segment x star); `slopes` asks for all four.
+    """
+    n = chi2.shape[1] - length2.shape[1]
+    c0, c1, e0, e1 = chi2[:, :-n], chi2[:, n:], e[:, :-n], e[:, n:]
+    zeroth = segment_integral(c0, c1, length2, e0, e1)
     short = length2 < SHORT
     inv = 1.0 / jnp.where(short, 1.0, length2)
-    lean = 0.5 * ((chi2[:, n:] - chi2[:, :-n]) * inv - 1.0)
-    e0, e1 = e[:, :-n], e[:, n:]
-    first = (e0 - e1) * inv - lean * zeroth
-    second = (zeroth - e1) * inv - lean * first
-    first = jnp.where(short, 0.5 * zeroth + (e1 - e0) / 12.0, first)
-    return first, jnp.where(short, 0.25 * zeroth + (3.0 * e1 - e0) / 24.0, second)
+    off = 0.5 * ((c1 - c0) * inv - 1.0)  # of the point nearest to the star, before the start
+    first = jnp.where(
+        short, 0.5 * zeroth + (e1 - e0) / 12.0, jnp.clip((e0 - e1) * inv - off * zeroth, 0, zeroth)
+    )
+    if not slopes:
+        return _Moments(zeroth, first)
+    second = jnp.where(
+        short, 0.25 * zeroth + (3.0 * e1 - e0) / 24.0, (zeroth - e1) * inv - off * first
+    )
+    third = jnp.where(
+        short, 0.125 * zeroth + (7.0 * e1 - e0) / 48.0, (2.0 * first - e1) * inv - off * second
+    )
+    return _Moments(zeroth, first, second, third)
 
 
 def _per_pass(sizes: tuple[int, int]) -> int:
@@ -150,47 +174,58 @@ class _Chords(NamedTuple):
 def _chords(tiles: Tiles) -> _Chords:
     flux = tiles.flux
     start, step = flux[:, 0], flux[:, -1] - flux[:, 0]
-    scale = 1.0 / jnp.maximum(start, float(jnp.finfo(flux.dtype).tiny)) ** 2
-    along = jnp.sum((flux - start[:, None]) * (step * scale)[:, None], axis=2)
-    length2 = jnp.sum(step**2 * scale, axis=1)[:, None]
-    t = jnp.clip(along / jnp.where(length2 > 0, length2, 1.0), 0.0, 1.0)
-    off = flux - start[:, None] - t[..., None] * step[:, None]
-    return _Chords(start, step, jnp.max(jnp.abs(off), axis=1))
+    along = step / jnp.maximum(start, float(jnp.finfo(flux.dtype).tiny)) ** 2
+    length2 = jnp.sum(step * along, axis=1)
+    along = along / jnp.where(length2 > 0, length2, 1.0)[:, None]
+    t = jnp.einsum("tvb,tb->tv", flux, along, precision="highest")
+    t = jnp.clip(t - t[:, :1], 0.0, 1.0)
+    # vertex by vertex: XLA's reductions over an axis in the middle are slow on CPUs
+    off = jnp.zeros_like(start)
+    for v in range(1, flux.shape[1]):
+        off = jnp.maximum(off, jnp.abs(flux[:, v] - start - t[:, v, None] * step))
+    return _Chords(start, step, off)
 
 
-def _candidates(tiles: Tiles, reach: Reach) -> _Pairs:
+def _candidates(tiles: Tiles, chords: _Chords, reach: Reach) -> _Pairs:
     """Pairs whose boxes in flux touch, in order of blocks."""
-    low, high = jnp.min(tiles.flux, axis=1), jnp.max(tiles.flux, axis=1)
-    touch = jnp.broadcast_to(
-        jnp.any(tiles.weight > 0, axis=1)[None, :], (reach.low.shape[0], low.shape[0])
-    )
-    for band in range(low.shape[1]):
-        touch &= low[None, :, band] <= reach.high[:, band, None]
-        touch &= high[None, :, band] >= reach.low[:, band, None]
+
+    def touching(chords: _Chords, weight: Array, reach: Reach) -> Array:
+        ends = chords.start, chords.start + chords.step
+        low, high = jnp.minimum(*ends) - chords.off, jnp.maximum(*ends) + chords.off
+        touch = jnp.any(weight > 0, axis=1)[None, :]
+        for band in range(low.shape[1]):
+            touch &= low[None, :, band] <= reach.high[:, band, None]
+            touch &= high[None, :, band] >= reach.low[:, band, None]
+        return touch
+
+    touch = apart(tiles.flux[0, 0, 0] < jnp.inf, touching, chords, tiles.weight, reach)
     tests = _per_pass(TESTS)
     size = -(-touch.size // tests) * tests
     touch = jnp.pad(touch.ravel(), (0, size - touch.size))
     rank = _running_count(touch)
     every = jnp.arange(size, dtype=jnp.int32)
     at = jnp.zeros(size, jnp.int32).at[jnp.where(touch, rank - 1, size)].set(every, mode="drop")
-    count = low.shape[0]
+    count = tiles.weight.shape[0]
     return _Pairs(at % count, at // count, rank[-1])
 
 
 def _near(
-    pairs: _Pairs, chords: _Chords, stars: Blocks, limit: Array, kept: _Pairs, but: Array | None
-) -> _Pairs:
+    pairs: _Pairs,
+    chords: _Chords,
+    stars: Blocks,
+    limits: tuple[Array, ...],
+    kept: _Pairs,
+    tests: int,
+) -> list[_Pairs]:
     """Appends to `kept` those pairs of which a star is near the tile.
 
     No point of a tile is further from its chord than one of its vertices: a lower bound for the
-    chi-square of every star, which `limit` (block, star) must exceed. Those that are near by the
-    limits `but` are left out: they are in `kept`.
+    chi-square of every star, which the first of `limits` (block, star) must exceed. Pairs that
+    only exceed the others are listed next, by limit. `tests` pairs are looked at in one pass.
     """
     room = kept.tile.shape[0]
-    least = jnp.full_like(limit, -1.0) if but is None else but
-    tests = _per_pass(TESTS)
 
-    def test(tile: Array, block: Array) -> Array:
+    def test(tile: Array, block: Array) -> tuple[Array, ...]:
         start, step, off = (_rows(x, tile) for x in chords)
         flux, inverse = _rows(stars.flux, block), _rows(stars.inverse, block)
         a2 = ab = b2 = s2 = jnp.zeros((tile.shape[0], inverse.shape[2]), inverse.dtype)
@@ -200,31 +235,35 @@ def _near(
             b, s = unit * step[:, band, None], unit * off[:, band, None]
             a2, ab, b2, s2 = a2 + a * a, ab + a * b, b2 + b * b, s2 + s * s
         t = jnp.clip(ab / jnp.where(b2 > 0, b2, 1.0), 0.0, 1.0)
-        away = a2 - t * (2.0 * ab - t * b2)
+        away = a2 - t * (2.0 * ab - t * b2) - ROUNDING * (1.0 + a2)
+        least = jnp.maximum(jnp.sqrt(jnp.maximum(away, 0.0)) - jnp.sqrt(s2), 0.0) ** 2
+        return tuple(jnp.any(least <= _rows(limit, block), axis=1) for limit in limits)
 
-        def within(limit: Array) -> Array:
-            most = (jnp.sqrt(jnp.maximum(limit, 0.0)) + jnp.sqrt(s2)) ** 2
-            return jnp.any((away <= most + ROUNDING * (1.0 + a2)) & (limit >= 0), axis=1)
-
-        near = within(limit[block])
-        return near if but is None else near & ~within(but[block])
-
-    def one(state: tuple[Array, _Pairs]) -> tuple[Array, _Pairs]:
-        k, kept = state
-        first = k * tests
-        tile, block = (lax.dynamic_slice(x, (first,), (tests,)) for x in pairs[:2])
-        keep = _apart(jnp.any(limit[block] > least[block]), test, tile, block)
-        keep = keep & (first + jnp.arange(tests, dtype=jnp.int32) < pairs.number)
-        rank = _running_count(keep)
-        place = jnp.where(keep, kept.number + rank - 1, room)
-        return k + 1, _Pairs(
+    def appended(kept: _Pairs, new: Array, tile: Array, block: Array) -> _Pairs:
+        rank = _running_count(new)
+        place = jnp.where(new, kept.number + rank - 1, room)
+        return _Pairs(
             kept.tile.at[place].set(tile, mode="drop"),
             kept.block.at[place].set(block, mode="drop"),
             kept.number + rank[-1],
         )
 
+    def one(state: tuple[Array, list[_Pairs]]) -> tuple[Array, list[_Pairs]]:
+        k, lists = state
+        first = k * tests
+        tile, block = (lax.dynamic_slice(x, (first,), (tests,)) for x in pairs[:2])
+        near = apart(first < pairs.number, test, tile, block)
+        left = first + jnp.arange(tests, dtype=jnp.int32) < pairs.number
+        out = []
+        for which, of in zip(near, lists):
+            out.append(appended(of, which & left, tile, block))
+            left &= ~which
+        return k + 1, out
+
     zero = jnp.zeros((), jnp.int32)
-    return lax.while_loop(lambda s: s[0] * tests < pairs.number, one, (zero, kept))[1]
+    blank = _Pairs(jnp.zeros(room, jnp.int32), jnp.zeros(room, jnp.int32), zero)
+    start = (zero, [kept, *[blank] * (len(limits) - 1)])
+    return lax.while_loop(lambda s: s[0] * tests < pairs.number, one, start)[1]
 
 
 def _running_count(x: Bool[Array, " x"]) -> Int[Array, " x"]:
@@ -242,12 +281,13 @@ class _Pass(NamedTuple):
     block: Int[Array, " pair"]
     used: Bool[Array, " pair"]
     flux: Float[Array, "pair vertex band"]
-    weight: Float[Array, "pair segment"]
+    level: Float[Array, "pair segment"]  # the density where segments begin
+    rise: Float[Array, "pair segment"]  # and what is added to it until their ends
     stars: Blocks  # one block per pair
     scale: Float[Array, "pair star"]
 
 
-def _apart(live: Array, function: Callable, *args: Any) -> Any:
+def apart(live: Array, function: Callable, *args: Any) -> Any:
     """Runs a stage behind a condition: XLA for CPUs would else repeat it where it is used."""
     shape = jax.eval_shape(function, *args)
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
@@ -260,14 +300,17 @@ def _rows(x: Array, at: Array) -> Array:
     return flat.reshape(at.shape[0], *x.shape[1:])
 
 
-def _load(first: Array, tiles: Tiles, stars: Blocks, reach: Reach, pairs: _Pairs) -> _Pass:
-    count = _per_pass(PAIRS)
+def _load(
+    count: int, first: Array, tiles: Tiles, stars: Blocks, reach: Reach, pairs: _Pairs
+) -> _Pass:
     tile, block = (lax.dynamic_slice(x, (first,), (count,)) for x in (pairs.tile, pairs.block))
     used = first + jnp.arange(count, dtype=jnp.int32) < pairs.number
     weight = jnp.where(used[:, None], _rows(tiles.weight, tile), 0.0)
+    tilt = weight * _rows(tiles.lean, tile)
     mine = jax.tree.map(lambda x: _rows(x, block), stars)
     scale = 0.5 * reach.chi2[block]
-    return _Pass(tile, block, used, _rows(tiles.flux, tile), weight, mine, scale)
+    flux = _rows(tiles.flux, tile)
+    return _Pass(tile, block, used, flux, weight - tilt, 2.0 * tilt, mine, scale)
 
 
 def _chi_square(x: _Pass) -> _Ends:
@@ -294,17 +337,22 @@ def _chi_square(x: _Pass) -> _Ends:
     return _Ends(chi2, length2, shared, shared_step)
 
 
-def _integrals(live: Array, x: _Pass) -> tuple[_Ends, Array, Array]:
-    """Ends, integrands at vertices (pair, vertex x star), integrals (pair, segment x star)."""
-    ends = _apart(live, _chi_square, x)
-    e = _apart(live, lambda chi2: jnp.exp(-0.5 * _wide(chi2)), ends.chi2)
+def _integrals(live: Array, x: _Pass, slopes: bool) -> tuple[_Ends, _Moments]:
+    """Ends, and integrals (pair, segment x star)."""
+    ends = apart(live, _chi_square, x)
+    e = apart(live, lambda chi2: jnp.exp(-0.5 * _wide(chi2)), ends.chi2)
 
-    def integrate(chi2: Array, length2: Array, e: Array) -> Array:
-        n = length2.shape[2]
-        chi2, length2 = _wide(chi2), _wide(length2)
-        return segment_integral(chi2[:, :-n], chi2[:, n:], length2, e[:, :-n], e[:, n:])
+    def integrate(chi2: Array, length2: Array, e: Array) -> _Moments:
+        return _moments(_wide(chi2), _wide(length2), e, slopes)
 
-    return ends, e, _apart(live, integrate, ends.chi2, ends.length2, e)
+    return ends, apart(live, integrate, ends.chi2, ends.length2, e)
+
+
+def _measured(x: _Pass, moments: _Moments) -> Float[Array, "pair segment star"]:
+    """The integrals over the measure of segments."""
+    shape = (*x.level.shape, -1)
+    zeroth, first = moments.zeroth.reshape(shape), moments.first.reshape(shape)
+    return x.level[..., None] * zeroth + x.rise[..., None] * first
 
 
 def _wide(x: Array) -> Array:
@@ -313,18 +361,21 @@ def _wide(x: Array) -> Array:
 
 
 def _sums(
-    tiles: Tiles, stars: Blocks, reach: Reach, pairs: _Pairs, first: Array
+    tiles: Tiles, stars: Blocks, reach: Reach, pairs: _Pairs, first: Array, count: int
 ) -> Float[Array, "block star"]:
-    """Measure times integral, summed over pairs from `first` on, scaled by exp(reach.chi2 / 4)."""
+    """Measure times integral, summed over pairs from `first` on, scaled by exp(reach.chi2 / 4).
+
+    `count` pairs are computed in one pass.
+    """
 
     def one(state: tuple[Array, Array]) -> tuple[Array, Array]:
         first, total = state
         live = first < pairs.number
-        x = _apart(live, _load, first, tiles, stars, reach, pairs)
-        _, _, found = _integrals(live, x)
-        found = found.reshape(*x.weight.shape, -1)
-        mine = jnp.einsum("pvs,pv->ps", found, x.weight, precision="highest")
-        return first + _per_pass(PAIRS), total.at[x.block].add(mine)
+        x = apart(live, partial(_load, count), first, tiles, stars, reach, pairs)
+        _, moments = _integrals(live, x, False)
+        found = _measured(x, moments)
+        mine = sum(found[:, v] for v in range(found.shape[1]))  # XLA's reduction is slower
+        return first + count, total.at[x.block].add(mine)
 
     start = (first, jnp.zeros(reach.chi2.shape, tiles.flux.dtype))
     return lax.while_loop(lambda s: s[0] < pairs.number, one, start)[1]
@@ -335,17 +386,26 @@ def _pairs_and_sums(tiles: Tiles, stars: Blocks, reach: Reach) -> tuple[_Pairs, 
 
     First those within `CLOSE` of a star; what they sum to says how far others may be to matter.
     """
-    every, chords = _candidates(tiles, reach), _chords(tiles)
+    chords = _chords(tiles)
+    every = _candidates(tiles, chords, reach)
+    # a pass may begin at any pair
     room = every.tile.shape[0] + _per_pass(PAIRS)
     zero, blank = jnp.zeros((), jnp.int32), jnp.zeros(room, jnp.int32)
     close = jnp.minimum(reach.apart, CLOSE)
-    pairs = _near(every, chords, stars, close, _Pairs(blank, blank, zero), None)
-    sums = _sums(tiles, stars, reach, pairs, zero)
+    pairs, others = _near(
+        every,
+        chords,
+        stars,
+        (close, reach.apart),
+        _Pairs(blank, blank, zero),
+        _per_pass(TESTS),
+    )
+    sums = _sums(tiles, stars, reach, pairs, zero, _per_pass(PAIRS))
     enough = 2.0 * (NEGLIGIBLE - _log(sums, reach))  # chi-square
     share = reach.apart / jnp.where(reach.chi2 > 0, reach.chi2, 1.0)
     limit = jnp.minimum(reach.apart, jnp.maximum(enough * share, close))
-    more = _near(every, chords, stars, limit, pairs, close)
-    return more, sums + _sums(tiles, stars, reach, more, pairs.number)
+    (more,) = _near(others, chords, stars, (limit,), pairs, _per_pass(FEW_TESTS))
+    return more, sums + _sums(tiles, stars, reach, more, pairs.number, _per_pass(FEW))
 
 
 def expectations(
@@ -356,16 +416,16 @@ def expectations(
     In an arbitrary unit for each star: its ratios are averages over the segments.
     """
     pairs, _ = _pairs_and_sums(tiles, stars, reach)
+    count = _per_pass(PAIRS)
 
     def one(state: tuple[Array, Array]) -> tuple[Array, Array]:
         first, total = state
         live = first < pairs.number
-        x = _apart(live, _load, first, tiles, stars, reach, pairs)
-        _, _, found = _integrals(live, x)
-        found = found.reshape(*x.weight.shape, -1)
-        of = x.weight[..., None] * _rows(values, x.tile)
+        x = apart(live, partial(_load, count), first, tiles, stars, reach, pairs)
+        _, moments = _integrals(live, x, False)
+        found, of = _measured(x, moments), _rows(values, x.tile)
         mine = jnp.einsum("pvs,pvk->psk", found, of, precision="highest")
-        return first + _per_pass(PAIRS), total.at[x.block].add(mine)
+        return first + count, total.at[x.block].add(mine)
 
     blank = jnp.zeros((*reach.chi2.shape, values.shape[-1]), tiles.flux.dtype)
     start = (jnp.zeros((), jnp.int32), blank)
@@ -399,24 +459,30 @@ def _backward(stars_vary: bool, saved: tuple, cotangent: Array) -> tuple:
     tiles, stars, reach, pairs, sums = saved
     least = float(jnp.finfo(sums.dtype).tiny)
     share = jnp.where(sums > least, cotangent / jnp.maximum(sums, least), 0.0)
+    count = _per_pass(PAIRS)
 
     def one(state: tuple[Array, Tiles, Blocks]) -> tuple[Array, Tiles, Blocks]:
         first, d_tiles, d_stars = state
         live = first < pairs.number
-        x = _apart(live, _load, first, tiles, stars, reach, pairs)
+        x = apart(live, partial(_load, count), first, tiles, stars, reach, pairs)
         slopes = _slopes(live, x, jnp.where(x.used[:, None], share[x.block], 0.0))
         d_tiles = Tiles(
             d_tiles.flux.at[x.tile].add(_tile_slopes(live, x, slopes)),
-            d_tiles.weight.at[x.tile].add(slopes.weight),
+            d_tiles.weight.at[x.tile].add(slopes.level),
+            d_tiles.lean.at[x.tile].add(slopes.rise),
         )
         if stars_vary:
-            mine = _apart(live, _star_slopes, x, slopes)
+            mine = apart(live, _star_slopes, x, slopes)
             d_stars = jax.tree.map(lambda d, s: d.at[x.block].add(s), d_stars, mine)
-        return first + _per_pass(PAIRS), d_tiles, d_stars
+        return first + count, d_tiles, d_stars
 
     blank = jax.tree.map(jnp.zeros_like, (tiles, stars))
     start = (jnp.zeros((), jnp.int32), *blank)
     _, d_tiles, d_stars = lax.while_loop(lambda s: s[0] < pairs.number, one, start)
+    level, rise = d_tiles.weight, d_tiles.lean
+    d_tiles = d_tiles._replace(
+        weight=level + tiles.lean * (2.0 * rise - level), lean=tiles.weight * (2.0 * rise - level)
+    )
     return d_tiles, d_stars, jax.tree.map(jnp.zeros_like, reach)
 
 
@@ -424,35 +490,41 @@ log_density.defvjp(_forward, _backward)
 
 
 class _Slopes(NamedTuple):
-    """Derivatives of the sum of share x weight x integral.
+    """Derivatives of the sum of share x integral.
 
-    With J_k the integrals of t^k exp(-chi² / 2): d/dc0 = (J_1 - J_0) / 2, d/dc1 = -J_1 / 2 and
-    d/da = (J_1 - J_2) / 2. What follows are products of matrices: XLA's own derivative would
-    repeat the integrals for every band.
+    With P_k the integrals of t^k exp(-chi² / 2) over the measure: d/dc0 = (P_1 - P_0) / 2,
+    d/dc1 = -P_1 / 2 and d/da = (P_1 - P_2) / 2. What follows are products of matrices: XLA's own
+    derivative would repeat the integrals for every band.
     """
 
     chi2: Float[Array, "pair vertex star"]
     length2: Float[Array, "pair segment star"]
-    weight: Float[Array, "pair segment"]
+    level: Float[Array, "pair segment"]
+    rise: Float[Array, "pair segment"]
     ends: _Ends
 
 
 def _slopes(live: Array, x: _Pass, share: Float[Array, "pair star"]) -> _Slopes:
-    ends, e, zeroth = _integrals(live, x)
-    first, second = _apart(live, _moments, ends, e, zeroth)
+    ends, moments = _integrals(live, x, True)
 
-    each = _apart(live, lambda w, s: _wide(0.5 * w[..., None] * s[:, None, :]), x.weight, share)
+    def each(weight: Array, share: Array) -> Array:
+        return _wide(0.5 * weight[..., None] * share[:, None, :])
 
-    def combine(zeroth: Array, first: Array, second: Array, each: Array) -> tuple[Array, Array]:
+    level, rise = (apart(live, each, w, share) for w in (x.level, x.rise))
+
+    def combine(moments: _Moments, level: Array, rise: Array) -> tuple[Array, Array]:
         n = share.shape[1]
-        start = jnp.pad(each * (first - zeroth), ((0, 0), (0, n)))
-        return start - jnp.pad(each * first, ((0, 0), (n, 0))), each * (first - second)
+        p0, p1, p2 = (level * a + rise * b for a, b in zip(moments[:-1], moments[1:]))
+        start = jnp.pad(p1 - p0, ((0, 0), (0, n)))
+        return start - jnp.pad(p1, ((0, 0), (n, 0))), p1 - p2
 
-    chi2, length2 = _apart(live, combine, zeroth, first, second, each)
-    zeroth = zeroth.reshape(ends.length2.shape)
-    weight = jnp.einsum("pvs,ps->pv", zeroth, share, precision="highest")
+    chi2, length2 = apart(live, combine, moments, level, rise)
+    level, rise = (
+        jnp.einsum("pvs,ps->pv", m.reshape(ends.length2.shape), share, precision="highest")
+        for m in moments[:2]
+    )
     shapes = ends.chi2.shape, ends.length2.shape
-    return _Slopes(chi2.reshape(shapes[0]), length2.reshape(shapes[1]), weight, ends)
+    return _Slopes(chi2.reshape(shapes[0]), length2.reshape(shapes[1]), level, rise, ends)
 
 
 def _over_stars(weight: Array, of: Array) -> Array:
@@ -462,7 +534,7 @@ def _over_stars(weight: Array, of: Array) -> Array:
 def _tile_slopes(live: Array, x: _Pass, slopes: _Slopes) -> Float[Array, "pair vertex band"]:
     flux, stars, ends = x.flux, x.stars, slopes.ends
     step, bands = flux[:, 1:] - flux[:, :-1], flux.shape[2]
-    pulls = _apart(
+    pulls = apart(
         live, lambda s: jnp.concatenate([s.inverse**2, s.flux * s.inverse], axis=1), stars
     )
     first = _over_stars(slopes.chi2, pulls)
