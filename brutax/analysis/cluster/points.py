@@ -113,11 +113,7 @@ class Colours(eqx.Module):
         source = pop.photometry.source
         self.bare = self.dust = self.atmospheres = None
         if isinstance(source, Bolometric):
-            bare, dust = (
-                tuple(Cubics(np.asarray(knots)) for knots in spline.knots[:2])
-                for spline in (source.bare, source.dust)
-            )
-            self.bare, self.dust = bare, dust
+            self.bare, self.dust = _axes(source.bare), _axes(source.dust)
             self.atmospheres = Cells(np.asarray(source.logt_nodes))
 
     def __call__(self, star: StarState, feh: Array, av: Array, rv: Array) -> Seen:
@@ -148,6 +144,10 @@ class Colours(eqx.Module):
         ok = (at.share >= 0.0) & (at.share <= 1.0)
         ok = ok & (logg >= edge(source.logg_low)) & (logg <= edge(source.logg_high))
         return ok & (feh >= metals[0]) & (feh <= metals[-1])
+
+
+def _axes(spline: TensorSpline) -> tuple[Cubics, Cubics]:
+    return Cubics(np.asarray(spline.knots[0])), Cubics(np.asarray(spline.knots[1]))
 
 
 def _bare(source: Bolometric, metal: Array) -> Float[Array, "teff logg band"]:

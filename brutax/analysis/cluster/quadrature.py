@@ -514,7 +514,8 @@ def _slopes(live: Array, x: _Pass, share: Float[Array, "pair star"]) -> _Slopes:
 
     def combine(moments: _Moments, level: Array, rise: Array) -> tuple[Array, Array]:
         n = share.shape[1]
-        p0, p1, p2 = (level * a + rise * b for a, b in zip(moments[:-1], moments[1:]))
+        powers: Any = zip(moments[:-1], moments[1:])
+        p0, p1, p2 = (level * a + rise * b for a, b in powers)
         start = jnp.pad(p1 - p0, ((0, 0), (0, n)))
         return start - jnp.pad(p1, ((0, 0), (n, 0))), p1 - p2
 
