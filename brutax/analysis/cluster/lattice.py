@@ -50,7 +50,8 @@ def companion_log_flux(
     down = jnp.arange(-room, 0, dtype=table.dtype)
     below = table[:1] + down[:, None] * (table[1] - table[0])[None, :]
     end = 2.0 * table[-1:] - table[-2:-1]
-    beyond = layout.last + 4  # cells past the end that primaries with companions may reach
+    # cells past the end that primaries with companions may reach (3 of 240), and what cubics need
+    beyond = n // 60 + 4
     padded = jnp.concatenate([below, table, jnp.repeat(end, beyond, axis=0)])
     shift = jnp.maximum(jnp.log(q) / step, -float(room - 2))  # in cells, whole and broken
     # primaries on the even part: one shift for all
