@@ -131,7 +131,7 @@ def speed(case: dict[str, Any]) -> dict[str, Any]:
 def beside_peer(args: Any) -> dict[str, Any]:
     counts = args.counts
     with tempfile.TemporaryDirectory() as folder:
-        case = {"what": "speed", "counts": counts, "folder": folder, "seed": 1, "repeats": 100}
+        case = {"what": "speed", "counts": counts, "folder": folder, "seed": 1, "repeats": 400}
         out = in_own_process(__file__, case)
         if args.peer_python:
             ask = {
