@@ -25,7 +25,12 @@ from brutax.analysis.cluster.ages import (
 )
 from brutax.analysis.cluster.cells import Cells
 from brutax.analysis.cluster.isochrone import Tables, cubic, isochrone_curve
-from brutax.analysis.cluster.lattice import _kernel, _kernel_slope, segments_of_tiles
+from brutax.analysis.cluster.lattice import (
+    _kernel,
+    _kernel_slope,
+    _leans,
+    segments_of_tiles,
+)
 from brutax.analysis.cluster.quadrature import (
     BLOCK,
     Blocks,
@@ -605,6 +610,23 @@ def test_fields_of_users(model, data):
         own.field, np.where(lit, per_error - 2.0 * seen.sum(1), 0), rtol=1e-5
     )
     assert np.isfinite(default).all()
+
+
+@pytest.mark.parametrize("rise, more", [(0.06, 0.0), (0.0, 0.08), (0.05, -0.07), (-0.04, 0.03)])
+def test_densities_lean_as_those_of_smooth_isochrones(rise, more):
+    """Stars whose number goes as exp(more k) along k, their fluxes as exp(rise k) in two bands."""
+    with jax.enable_x64(True):
+        k = np.arange(12.0)
+        flux = np.exp(rise * k)[:, None] * np.array([[1.0, 3.0]])
+        if rise == 0:  # brightness stands still while colours change
+            flux = 1.0 + 1e-3 * k[:, None] * np.array([[1.0, -1.0]])
+        measure = np.exp(more * (k[:-1] + 0.5))
+        found = np.asarray(_leans(jnp.asarray(flux), jnp.asarray(measure)))
+        t = np.linspace(0.0, 1.0, 2001)
+        along = np.log1p(t * np.expm1(rise)) / rise if rise else t
+        density = np.exp(more * along) * np.gradient(along, t)
+        exact = 6.0 * np.mean((density / np.mean(density) - 1.0) * (t - 0.5))  # its least squares
+        np.testing.assert_allclose(found[1:-1], exact, atol=4e-4)
 
 
 def test_kernel_is_the_cubic_between_nodes():

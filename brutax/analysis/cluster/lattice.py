@@ -191,20 +191,20 @@ def _leans(
 ) -> Float[Array, " segment"]:
     """How the density of stars along segments leans (`Tiles.lean`).
 
-    At a vertex the density is the measure of the two segments that meet there over their length
-    in ln flux.
+    At a vertex the density in ln flux is the measure of the two segments that meet there over
+    their length. The density in flux, which is linear along a segment, falls as flux rises.
     """
     step = (flux[1:] - flux[:-1]) / (0.5 * (flux[1:] + flux[:-1]))
-    total = jnp.einsum("vb,vb->v", step, step, precision="highest")
-    length = jnp.sqrt(total + SHORTEST**2)
+    total = jnp.einsum("vb,vb->v", step, step, precision="highest") + SHORTEST**2
+    rise = jnp.einsum("vb,vb->v", step**2, step, precision="highest") / total
 
     def both(x: Array) -> Array:
         return jnp.append(x, x[-1]) + jnp.append(x[0], x)
 
-    density = both(measure) / both(length)
-    first, last = density[:-1], density[1:]
-    total = first + last
-    return jnp.clip((last - first) / jnp.where(total > 0, total, 1.0), -STEEPEST, STEEPEST)
+    density = both(measure) / both(jnp.sqrt(total))
+    first, last = density[:-1], density[1:] * jnp.exp(-rise)
+    whole = first + last
+    return jnp.clip((last - first) / jnp.where(whole > 0, whole, 1.0), -STEEPEST, STEEPEST)
 
 
 def _cut(
