@@ -275,7 +275,7 @@ def test_gradients_are_those_of_the_value(pop, data, monkeypatch):
             assert steps[k] == pytest.approx(numeric, rel=2e-4, abs=2e-4), (k, leaves, tree)
 
 
-@pytest.mark.parametrize("feh, loga", [(0.1, 9.6), (-2.2, 9.0)])
+@pytest.mark.parametrize("feh, loga", [(0.1, 9.6), pytest.param(-2.2, 9.0, marks=pytest.mark.slow)])
 def test_stars_of_an_isochrone_have_its_age(feh, loga):
     """Masses and EEPs found for an age give it back, and move with it and with [Fe/H]."""
     with jax.enable_x64(True):
