@@ -160,7 +160,8 @@ def test_members_are_those_of_all_segments(model, sample):
     points = (grid.tiles.flux[:, :-1] * (1 - t) + grid.tiles.flux[:, 1:] * t) * unit
     for star in (0, 7, 20):
         chi2 = np.sum(((points - flux[star]) / err[star]) ** 2, axis=-1)
-        share = grid.tiles.weight * np.exp(-0.5 * chi2).mean(axis=0)
+        density = 1.0 + grid.tiles.lean * (2.0 * t[..., 0] - 1.0)
+        share = grid.tiles.weight * (density * np.exp(-0.5 * chi2)).mean(axis=0)
         share /= share.sum()
         for name, values, rounding in (
             ("mass", mass, 1e-3),
