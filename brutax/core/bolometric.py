@@ -53,10 +53,10 @@ class Bolometric(eqx.Module):
 
         Fitted over A_V 0 to 6 and R_V 2.3 to 5.6; beyond, the polynomials go on.
         """
-        at = self._inside(logt, logg, feh)
+        at = self.inside(logt, logg, feh)
         powers = jnp.stack([jnp.ones_like(av), av, av**2])
         ratio = self._dust(at) @ powers
-        return self.bare(*at) - av * ratio * self._law(rv)
+        return self.bare(*at) - av * ratio * self.law_at(rv)
 
     def magnitudes(
         self,
@@ -80,13 +80,15 @@ class Bolometric(eqx.Module):
         ok = (logt >= self.logt_nodes[0]) & (logt <= self.logt_nodes[-1])
         return ok & (logg >= low) & (logg <= high) & (feh >= metals[0]) & (feh <= metals[-1])
 
-    def _inside(self, *point: Array) -> tuple[Array, ...]:
+    def inside(self, *point: Array) -> tuple[Array, ...]:
+        """log10 Teff, log g and [Fe/H], or the first of them, clipped to the models."""
         return tuple(jnp.clip(x, k[0], k[-1]) for x, k in zip(point, self.bare.knots))
 
     def _dust(self, at: tuple[Array, ...]) -> Float[Array, "band power"]:
         return self.dust(*at).reshape(len(self.bands), 3)
 
-    def _law(self, rv: Float[Array, ""]) -> Float[Array, " band"]:
+    def law_at(self, rv: Float[Array, ""]) -> Float[Array, " band"]:
+        """The ratio of the law at R_V to that at 3.1, per band."""
         x = 3.1 / rv
         return self.law_ratio @ x ** jnp.arange(self.law_ratio.shape[1], dtype=x.dtype)
 

@@ -144,9 +144,17 @@ def _reach(model: TrackModel, mini: Float[Array, ""], feh: Float[Array, ""]) -> 
 
 def _point(value: Array, logm: Array, feh: Array, valid: Array) -> TrackPoint:
     loga, logl, logt, log_agewt, shift = jnp.moveaxis(value, -1, 0)
-    # g ~ M / R² and L = R² (Teff / 5772 K)⁴
-    logg = LOGG_SUN + logm - logl + 4.0 * (logt - LOGT_SUN)
-    return TrackPoint(loga, logl, logt, logg, feh + shift, 10.0**log_agewt, valid)
+    return TrackPoint(
+        loga, logl, logt, gravity(logm, logl, logt), feh + shift, 10.0**log_agewt, valid
+    )
+
+
+def gravity(logm: Array, logl: Array, logt: Array) -> Array:
+    """log10 g [cgs] from log10 of mass [Msun], L [Lsun] and Teff [K].
+
+    g ~ M / R² and L = R² (Teff / 5772 K)⁴.
+    """
+    return LOGG_SUN + logm - logl + 4.0 * (logt - LOGT_SUN)
 
 
 def load_tracks() -> TrackModel:

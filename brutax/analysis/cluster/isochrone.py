@@ -21,10 +21,11 @@ from brutax.analysis.cluster.ages import (
     rough_stages,
     stages_of_mass,
 )
-from brutax.analysis.cluster.points import Colours, States, covered, gravity
+from brutax.analysis.cluster.points import Colours, States, covered
 from brutax.core import EEPTracks, StarState, StellarPop, TrackModel
 from brutax.core.corrections import EEP_TAMS, CorrectionParams
 from brutax.core.state import corrected
+from brutax.core.trackmodel import gravity
 from brutax.priors import KroupaIMF
 from brutax.utils.photometry import LN_PER_MAG
 
@@ -194,7 +195,7 @@ def _stars(
         loga=jnp.broadcast_to(loga, logl.shape),
         logl=logl,
         logt=logt,
-        logg=gravity(log_mass, logl, logt),
+        logg=gravity(log_mass / LN10, logl, logt),
         feh_surf=feh + shift,
         afe_surf=none,
         agewt=none,

@@ -12,6 +12,7 @@ from brutax.analysis.cluster.isochrone import Curve, Layout, cubic
 from brutax.analysis.cluster.quadrature import SEGMENTS, Tiles, apart
 
 SHORTEST = 1e-4  # of ln flux: shorter segments have no density of their own
+PAST = 60  # past the end, primaries with companions take less than one cell in so many
 STEEPEST = 0.6  # the most that densities lean, where isochrones turn
 
 
@@ -50,8 +51,7 @@ def companion_log_flux(
     down = jnp.arange(-room, 0, dtype=table.dtype)
     below = table[:1] + down[:, None] * (table[1] - table[0])[None, :]
     end = 2.0 * table[-1:] - table[-2:-1]
-    # cells past the end that primaries with companions may reach (3 of 240), and what cubics need
-    beyond = n // 60 + 4
+    beyond = n // PAST + 4  # cells, with what cubics need
     padded = jnp.concatenate([below, table, jnp.repeat(end, beyond, axis=0)])
     shift = jnp.maximum(jnp.log(q) / step, -float(room - 2))  # in cells, whole and broken
     # primaries on the even part: one shift for all

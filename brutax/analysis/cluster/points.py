@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from brutax.analysis.cluster.ages import LN10, Ages
+from brutax.analysis.cluster.ages import Ages
 from brutax.analysis.cluster.cells import Cells, Cubics, Place, blocks, crossed, four
 from brutax.core import StarState, StellarPop, TrackModel
 from brutax.core.bolometric import M_BOL_SUN, Bolometric
 from brutax.core.photometry import Photometry, Seen
 from brutax.core.spline import DEGREE, TensorSpline, design_matrix, local_basis
-from brutax.core.trackmodel import LOGG_SUN, LOGT_SUN
 from brutax.utils._namespace import as_float
 
 OUTPUTS = 4  # of the tables of late stages, the last of them empty
@@ -91,11 +90,6 @@ def covered(
     return inside & (eep <= jnp.minimum(low, high))
 
 
-def gravity(log_mass: Array, logl: Array, logt: Array) -> Array:
-    """log10 g [cgs] of ln masses [Msun]: g ~ M / R² and L = R² (Teff / 5772 K)⁴."""
-    return LOGG_SUN + log_mass / LN10 - logl + 4.0 * (logt - LOGT_SUN)
-
-
 class Colours(eqx.Module):
     """The photometry of many stars of one [Fe/H] behind the same dust.
 
@@ -122,14 +116,10 @@ class Colours(eqx.Module):
         if not isinstance(source, Bolometric) or self.bare is None or self.dust is None:
             return jax.vmap(lambda one: self.photometry(one, feh, av, rv))(star)
         metal = jnp.clip(feh, source.bare.knots[2][0], source.bare.knots[2][-1])
-        x = 3.1 / rv
-        law = source.law_ratio @ x ** jnp.arange(source.law_ratio.shape[1], dtype=x.dtype)
-        at = tuple(
-            jnp.clip(x, k[0], k[-1]) for x, k in zip((star.logt, star.logg), source.bare.knots)
-        )
+        at = source.inside(star.logt, star.logg)
         shift = _looked_up(_bare, source, self.bare, (metal,), at)
         red = _looked_up(_dust, source, self.dust, (metal, av), at)
-        mag = M_BOL_SUN - 2.5 * star.logl[:, None] - shift + law[None, :] * red
+        mag = M_BOL_SUN - 2.5 * star.logl[:, None] - shift + source.law_at(rv)[None, :] * red
         return Seen(mag, self._valid(source, star, feh))
 
     def _valid(self, source: Bolometric, star: StarState, feh: Array) -> Bool[Array, " point"]:
