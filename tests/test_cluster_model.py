@@ -26,6 +26,7 @@ from brutax.analysis.cluster.ages import (
 from brutax.analysis.cluster.cells import Cells
 from brutax.analysis.cluster.isochrone import Tables, cubic, isochrone_curve
 from brutax.analysis.cluster.lattice import (
+    PAST,
     _kernel,
     _kernel_slope,
     _leans,
@@ -275,7 +276,15 @@ def test_gradients_are_those_of_the_value(pop, data, monkeypatch):
             assert steps[k] == pytest.approx(numeric, rel=2e-4, abs=2e-4), (k, leaves, tree)
 
 
-@pytest.mark.parametrize("feh, loga", [(0.1, 9.6), pytest.param(-2.2, 9.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "feh, loga",
+    [
+        (0.1, 9.6),
+        pytest.param(-1.3, 10.1, marks=pytest.mark.slow),
+        pytest.param(0.4, 8.2, marks=pytest.mark.slow),
+        pytest.param(-2.2, 9.0, marks=pytest.mark.slow),
+    ],
+)
 def test_stars_of_an_isochrone_have_its_age(feh, loga):
     """Masses and EEPs found for an age give it back, and move with it and with [Fe/H]."""
     with jax.enable_x64(True):
@@ -426,6 +435,26 @@ def test_measures(pop):
         share = np.sum(curve.measure[late]) / np.sum(curve.measure[:done])
         assert share == pytest.approx(masses / quad(density, mass[0], mass[done])[0], rel=0.05)
         assert (curve.eep > 201.9).all() and (curve.eep < 808.1).all()
+
+
+@pytest.mark.slow
+def test_primaries_stay_in_the_window_of_companions(pop):
+    """Their masses go past the end of the main sequence by no more cells than are looked up."""
+    blank = make_stars(np.ones((1, 3)), np.ones((1, 3)))
+    model = ClusterModel(pop, blank)
+    layout = model.layout
+    end = layout.pairs - layout.turn
+    for feh in (-2.0, -1.0, -0.25, 0.0, 0.5):
+        for loga in (7.0, 8.0, 9.0, 9.5, 9.7, 9.8, 9.9, 10.1):
+            at = THETA_ARRAYS._replace(feh=jnp.float32(feh), loga=jnp.float32(loga))
+            curve = jax.device_get(lattice_of(model, at).curve)
+            there = curve.measure[end : layout.pairs] > 0
+            if not there.any():  # the youngest have no such stars on the models
+                assert loga == 7.0
+                continue
+            step = (curve.log_mass[end] - curve.log_mass[0]) / layout.main
+            past = (curve.log_mass[end + 1 : layout.pairs + 1] - curve.log_mass[end]) / step
+            assert past[there].max() < layout.main / PAST
 
 
 @pytest.mark.slow
