@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from brutax.core import EEPTracks, Isochrone
+from brutax.models import EEPTracks, Isochrone
 
 BANDS = ("PS_g", "PS_r", "PS_i", "PS_z", "PS_y", "2MASS_J", "2MASS_H", "2MASS_Ks")
 

@@ -29,14 +29,14 @@ from stages import fastest, operations, product_rate
 from stress import COLUMNS, draw_mock
 
 import brutax
-from brutax.analysis import Priors
-from brutax.analysis.lanes import bytes_per_star
-from brutax.analysis.run import star_keys
-from brutax.analysis.setup import device_models, model_log_prior, repeat, star_priors
 from brutax.catalog import make_catalog
+from brutax.fitting import Priors
+from brutax.fitting.devices import bytes_per_star
+from brutax.fitting.prepare import device_models, model_log_prior, repeat, star_priors
+from brutax.fitting.rounds import star_keys
 from brutax.solver import Settings, posterior
-from brutax.solver.quick import quick_screen
-from brutax.solver.screen import screen
+from brutax.solver.magnitude_scores import quick_screen
+from brutax.solver.scores import screen
 from brutax.solver.shortlist import far_draws
 from brutax.solver.tiles import score_tiles
 

@@ -21,7 +21,7 @@ import numpy as np
 from _common import PS, TMASS, parse, parser, peak_rss_mb, table, write
 
 import brutax
-from brutax.analysis.mock import mock_catalog
+from brutax.fitting.mock import mock_catalog
 
 COMPARED = ("dist", "av", "mini", "loga")
 SKY = (90.0, 30.0)  # Galactic l, b [deg]

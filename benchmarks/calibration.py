@@ -25,7 +25,7 @@ import numpy as np
 from _common import PS, TMASS, parse, parser, table, write
 
 import brutax
-from brutax.analysis.mock import mock_catalog
+from brutax.fitting.mock import mock_catalog
 
 COMPARED = ("dist", "av", "rv", "mini", "feh", "loga")
 ON_NODES = ("mini", "feh", "loga")  # have few values, those of the grid

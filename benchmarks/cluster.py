@@ -49,7 +49,7 @@ WINDOW = 11  # steps that the polynomials of roughness go over
 def simulate(pop: Any, truth: dict[str, float], count: int, seed: int) -> dict[str, np.ndarray]:
     """Fluxes and parallaxes of members on the isochrone, and of field stars spread over the same
     magnitudes."""
-    from brutax.analysis.cluster import ClusterModel, ClusterParams, Layout, make_stars
+    from brutax.cluster import ClusterModel, ClusterParams, Layout, make_stars
 
     rng, bands = np.random.default_rng(seed), len(pop.filters)
     blank = make_stars(np.ones((1, bands)), np.ones((1, bands)))
@@ -76,7 +76,7 @@ def simulate(pop: Any, truth: dict[str, float], count: int, seed: int) -> dict[s
 
 
 def build(stars: dict[str, np.ndarray], pop: Any, layout: Any = None) -> Any:
-    from brutax.analysis.cluster import ClusterModel, make_stars
+    from brutax.cluster import ClusterModel, make_stars
 
     made = make_stars(
         stars["flux"], stars["err"], parallax=stars["plx"], parallax_err=stars["plx_err"]
@@ -85,13 +85,13 @@ def build(stars: dict[str, np.ndarray], pop: Any, layout: Any = None) -> Any:
 
 
 def typed(values: dict[str, Any]) -> Any:
-    from brutax.analysis.cluster import ClusterParams
+    from brutax.cluster import ClusterParams
 
     return ClusterParams(**{k: jnp.float32(x) for k, x in values.items()})
 
 
 def population() -> Any:
-    from brutax.core import Isochrone, StellarPop
+    from brutax.models import Isochrone, StellarPop
 
     return StellarPop(Isochrone(verbose=False), BANDS, verbose=False)
 
@@ -108,7 +108,7 @@ def timed(function: Any, repeats: int, *given: Any) -> list[float]:
 
 def speed(case: dict[str, Any]) -> dict[str, Any]:
     """Seconds of values and of values with gradients, as functions of the parameters."""
-    from brutax.analysis.cluster import Layout
+    from brutax.cluster import Layout
 
     pop, out = population(), {}
     for count in case["counts"]:
@@ -162,7 +162,7 @@ def smooth(case: dict[str, Any]) -> dict[str, Any]:
     import equinox as eqx
     from scipy.signal import savgol_filter
 
-    from brutax.analysis.cluster import Layout
+    from brutax.cluster import Layout
 
     pop = population()
     stars = simulate(pop, TRUTH, 100, case["seed"])
@@ -197,7 +197,7 @@ def smooth(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def typed_rows(points: dict[str, np.ndarray]) -> Any:
-    from brutax.analysis.cluster import ClusterParams
+    from brutax.cluster import ClusterParams
 
     return ClusterParams(**{k: jnp.asarray(x, jnp.float32) for k, x in points.items()})
 
@@ -205,7 +205,7 @@ def typed_rows(points: dict[str, np.ndarray]) -> Any:
 def sampled(pop: Any, stars: dict[str, np.ndarray], seed: int, **how: Any) -> tuple[Any, float]:
     """A posterior by NUTS, and its seconds."""
     from brutax import infer
-    from brutax.analysis.cluster import cluster_prior, cluster_problem
+    from brutax.cluster import cluster_prior, cluster_problem
 
     model = build(stars, pop)
     problem = cluster_problem(model, cluster_prior(model, rv=TRUTH["rv"]))
@@ -237,7 +237,7 @@ def nuts(case: dict[str, Any]) -> dict[str, Any]:
 def recovery(case: dict[str, Any]) -> list[dict[str, Any]]:
     """Ranks and pulls of the truth in the posteriors of simulated clusters, on one core."""
     from brutax import infer
-    from brutax.analysis.cluster import cluster_prior, cluster_problem
+    from brutax.cluster import cluster_prior, cluster_problem
 
     os.sched_setaffinity(0, {case["core"]})
     jax.config.update("jax_compilation_cache_dir", case["cache"])  # all fits are one program
@@ -313,7 +313,7 @@ def m67(case: dict[str, Any]) -> dict[str, Any]:
 
     import brutax
     from brutax import infer
-    from brutax.analysis.cluster import (
+    from brutax.cluster import (
         ClusterModel,
         cluster_prior,
         cluster_problem,
@@ -321,7 +321,7 @@ def m67(case: dict[str, Any]) -> dict[str, Any]:
         members,
         mock_members,
     )
-    from brutax.core.corrections import CorrectionParams
+    from brutax.models.corrections import CorrectionParams
     from brutax.plotting import cluster_diagram
 
     source = Table.read(case["table"])

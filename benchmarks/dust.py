@@ -123,8 +123,8 @@ def speed(args: Any) -> dict[str, Any]:
 
 
 def many(args: Any) -> dict[str, Any]:
-    from brutax.analysis.sightline import fit_clouds
     from brutax.dust import stack_sightlines
+    from brutax.sightline import fit_clouds
 
     rng = np.random.default_rng(2)
     truth = [clear_case(rng, 2) for _ in range(200)]
@@ -147,8 +147,8 @@ def many(args: Any) -> dict[str, Any]:
 
 
 def recovery(args: Any) -> dict[str, Any]:
-    from brutax.analysis.sightline import fit_clouds
     from brutax.dust import stack_sightlines
+    from brutax.sightline import fit_clouds
 
     rng = np.random.default_rng(7)
     numbers = rng.integers(1, 4, 100)
@@ -185,8 +185,8 @@ def recovery(args: Any) -> dict[str, Any]:
 
 def evidence(args: Any) -> dict[str, Any]:
     """Evidences by both methods, of simulated sight lines with two clouds."""
-    from brutax.analysis.sightline import fit_clouds
     from brutax.dust import stack_sightlines
+    from brutax.sightline import fit_clouds
 
     rng = np.random.default_rng(11)
     lines = [simulate(rng, *clear_case(rng, 2), 200, 50) for _ in range(2)]
@@ -206,7 +206,7 @@ def evidence(args: Any) -> dict[str, Any]:
 def orion(args: Any) -> dict[str, Any]:
     from _common import RESULTS
 
-    from brutax.analysis.sightline import CloudFit
+    from brutax.sightline import CloudFit
 
     brutax = str(Path(sys.executable).with_name("brutax"))
     with tempfile.TemporaryDirectory() as folder:

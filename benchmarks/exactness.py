@@ -15,8 +15,8 @@ import numpy as np
 from _common import parse, parser, table, write
 
 import brutax
-from brutax.analysis.options import Priors
-from brutax.analysis.setup import device_models, model_log_prior, star_priors
+from brutax.fitting.options import Priors
+from brutax.fitting.prepare import device_models, model_log_prior, star_priors
 from brutax.solver import Settings, model_log_weights
 
 COMPARED = ("dist", "av", "mini", "loga")

@@ -151,14 +151,14 @@ def cluster() -> Any:
     import numpyro.distributions as dist
     from cluster import TRUTH, simulate
 
-    from brutax.analysis.cluster import (
+    from brutax.cluster import (
         ClusterModel,
         Layout,
         cluster_prior,
         cluster_problem,
         make_stars,
     )
-    from brutax.core import Isochrone, StellarPop
+    from brutax.models import Isochrone, StellarPop
 
     pop = StellarPop(Isochrone(), ("PS_g", "PS_r", "PS_i", "2MASS_J", "2MASS_Ks"), verbose=False)
     stars = simulate(pop, TRUTH, 60, 6)
@@ -181,8 +181,8 @@ def sight_line() -> Any:
     """150 stars behind two clouds."""
     from dust import clear_case, simulate
 
-    from brutax.analysis.sightline import sightline_problem
     from brutax.dust import make_sightline
+    from brutax.sightline import sightline_problem
 
     rng = np.random.default_rng(4)
     return sightline_problem(make_sightline(*simulate(rng, *clear_case(rng, 2), 150, 64)), 2)

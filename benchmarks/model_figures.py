@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from _common import PS, RESULTS, parse, parser, peak_rss_mb, save_figure, table, write
 
-from brutax.core import Isochrone, StellarPop
-from brutax.core.bolometric import available_bands, load_bolometric
-from brutax.core.trackmodel import LOGG_SUN, LOGT_SUN, load_tracks
+from brutax.models import Isochrone, StellarPop
+from brutax.models.evolution.track_model import LOGG_SUN, LOGT_SUN, load_tracks
+from brutax.models.photometry.bolometric import available_bands, load_bolometric
 from brutax.plotting._style import ACCENT, FAINT, INK, LABELS, pyplot, style
 
 PHASES = {

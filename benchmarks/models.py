@@ -19,7 +19,7 @@ import numpy as np
 from _brutus_files import BANDS, write_files
 from _common import parse, parser, peak_rss_mb, write
 
-from brutax.core import EEPTracks, GridGenerator, Isochrone, StarEvolTrack, StarGrid, StellarPop
+from brutax.models import EEPTracks, GridGenerator, Isochrone, StarEvolTrack, StarGrid, StellarPop
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ def make_sample(stars: int, draws: int, models: int) -> dict[str, np.ndarray]:
 
 def case(ask: dict[str, Any]) -> None:
     """`photometric_offsets` on a sample, timed, in this process."""
-    from brutax.analysis import PhotometricOffsetsConfig, photometric_offsets
+    from brutax.zeropoints import PhotometricOffsetsConfig, photometric_offsets
 
     with np.load(ask["sample"]) as file:
         sample = {name: file[name] for name in file.files}
@@ -120,8 +120,8 @@ def speed(args: Any) -> dict[str, Any]:
 
 def recovery(args: Any) -> dict[str, Any]:
     import brutax
-    from brutax.analysis import PhotometricOffsetsConfig, measure_offsets
-    from brutax.analysis.zeropoints import corrected
+    from brutax.zeropoints import PhotometricOffsetsConfig, measure_offsets
+    from brutax.zeropoints.fit import corrected
 
     grid = brutax.StarGrid.read(args.shared / GRID, bands=BANDS)
     cases = {
@@ -151,8 +151,8 @@ def recovery(args: Any) -> dict[str, Any]:
 
 def evidence(args: Any) -> dict[str, Any]:
     import brutax
-    from brutax.analysis import calibrate
-    from brutax.analysis.zeropoints import corrected
+    from brutax.zeropoints import calibrate
+    from brutax.zeropoints.fit import corrected
 
     grid = brutax.StarGrid.read(args.shared / GRID, bands=BANDS)
     offset = np.where(np.arange(len(BANDS)) == BANDS.index(FITTED[0]), 1 + FITTED[1], 1.0)
@@ -176,7 +176,7 @@ def evidence(args: Any) -> dict[str, Any]:
 
 def mock_stars(grid: Any, seed: int) -> Any:
     import brutax
-    from brutax.analysis import mock_catalog
+    from brutax.fitting import mock_catalog
 
     mock = mock_catalog(
         grid, 200, seed=seed, coords=(90.0, 30.0), av=AV, parallax_error=0.02, error=0.02
@@ -203,9 +203,9 @@ def recovered(seen: dict[str, list], injected: dict[str, float]) -> dict[str, An
 
 def real(name: str, args: Any) -> dict[str, Any]:
     import brutax
-    from brutax.analysis import PhotometricOffsetsConfig, calibrate
-    from brutax.analysis.zeropoints import corrected
     from brutax.plotting import photometric_offsets, photometric_offsets_2d, zero_points
+    from brutax.zeropoints import PhotometricOffsetsConfig, calibrate
+    from brutax.zeropoints.fit import corrected
 
     grid = brutax.StarGrid.read(args.shared / "models/mist_medium.h5", bands=BANDS)
     if name == "orion":

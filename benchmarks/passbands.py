@@ -3,10 +3,11 @@
     python benchmarks/passbands.py
 
 Every curve of SDSS, PS1, 2MASS, WISE and Gaia whose band is inside brutax is predicted from the
-anchors (`brutax.core.passbands`) and compared with that band: magnitudes at A_V = 0, extinction at
-A_V = 1, R_V = 3.1, with the curve of the tables (CCM89) and with the default (F99), which adds the
-choice of one wavelength per band (effective in the tables, pivot for curves). A band that is an
-anchor is predicted with all anchors, and with that one left out: this is what a new band meets.
+anchors (`brutax.models.photometry.passbands`) and compared with that band: magnitudes at A_V = 0,
+extinction at A_V = 1, R_V = 3.1, with the curve of the tables (CCM89) and with the default (F99),
+which adds the choice of one wavelength per band (effective in the tables, pivot for curves). A band
+that is an anchor is predicted with all anchors, and with that one left out: this is what a new band
+meets.
 Stars: nodes of 3500-15 000 K, log g 0-5.5, [Fe/H] -2 to 0.5 with an atmosphere. AB magnitudes of
 Vega are by synthetic photometry of alpha_lyr_stis_005 (Bohlin et al. 2014, PASP 126, 711); beside
 them those of Vega's spectrum as rebuilt from the anchors.
@@ -22,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from _common import parse, parser, table, write
 
-from brutax.core.bolometric import Bolometric, load_bolometric
-from brutax.core.passbands import ANCHORS, Passband, Spectra, law_ratios, predict_bands
-from brutax.core.spline import TensorSpline
+from brutax.models.photometry.bolometric import Bolometric, load_bolometric
+from brutax.models.photometry.passbands import ANCHORS, Passband, Spectra, law_ratios, predict_bands
+from brutax.models.spline import TensorSpline
 
 FILES = {f"SDSS_{x}": f"sdss_{x}0.par" for x in "ugriz"}
 FILES |= {f"PS_{x}": f"panstarrs_{x}.par" for x in "grizy"}

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.recfunctions import repack_fields
 
-from brutax.core import StarGrid, demo_grid
 from brutax.data import load_models
+from brutax.models import StarGrid, demo_grid
 
 # runs where brutus lives: loads a file, saves what came back
 LOAD = """

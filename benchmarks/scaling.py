@@ -31,8 +31,8 @@ from _common import (
 from against_brutus import SKY
 
 import brutax
-from brutax.analysis.mock import mock_catalog
-from brutax.core import GridGenerator
+from brutax.fitting.mock import mock_catalog
+from brutax.models import GridGenerator
 from brutax.plotting._style import plain_log_ticks
 
 # the first 4, 8, ... of these

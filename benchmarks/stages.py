@@ -27,10 +27,10 @@ from _common import PS, TMASS, answer, in_own_process, parse, parser, table, wri
 from against_brutus import make_stars
 
 import brutax
-from brutax.analysis import Options, Output, Priors
-from brutax.analysis.setup import device_models, model_log_prior, repeat, star_priors
+from brutax.fitting import Options, Output, Priors
+from brutax.fitting.prepare import device_models, model_log_prior, repeat, star_priors
 from brutax.solver import Settings, fit_stars, posterior
-from brutax.solver.quick import quick_screen
+from brutax.solver.magnitude_scores import quick_screen
 from brutax.solver.shortlist import draw_from_tiles, shortlist
 from brutax.solver.tiles import score_tiles
 

@@ -39,8 +39,8 @@ import jax
 marks = [time.perf_counter()]
 mark = lambda: marks.append(time.perf_counter())
 import brutax
-from brutax.analysis.options import Priors
-from brutax.analysis.setup import ready_models
+from brutax.fitting.options import Priors
+from brutax.fitting.prepare import ready_models
 mark()
 grid = brutax.StarGrid.read(sys.argv[1], bands=sys.argv[2].split(","))
 mark()

@@ -17,7 +17,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
 # every shape annotation of the package becomes an assertion
 with install_import_hook("brutax", "beartype.beartype"):
     import brutax  # noqa: F401
-    from brutax.utils import programs
+    from brutax.cache import programs
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

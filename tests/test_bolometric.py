@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from brutax.core.bolometric import available_bands, load_bolometric
-from brutax.core.photometry import Seen, coefficients, dust_lines
+from brutax.models.photometry.bolometric import available_bands, load_bolometric
+from brutax.models.photometry.photometry import Seen, coefficients, dust_lines
 
 SUN = tuple(jnp.asarray(x) for x in (0.0, np.log10(5772.0), 4.438, 0.0))
 

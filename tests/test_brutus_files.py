@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from brutax.core import (
+from brutax.models import (
     EEPTracks,
     FastNN,
     FastNNPredictor,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from brutax.catalog import CatalogError, make_catalog
-from brutax.core.star import Status
+from brutax.models.stars import Status
 
 BANDS = ("PS_g", "PS_r", "PS_i", "PS_z", "2MASS_J")
 MAG = np.array([[15.0, 14.5, 14.2, 14.1, 13.0], [18.0, 17.0, 16.5, 16.2, 15.0]])

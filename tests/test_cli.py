@@ -16,7 +16,7 @@ from brutax.catalog import read_stars
 from brutax.cli import fit as fit_command
 from brutax.cli import main, report
 from brutax.cli.app import COMMANDS
-from brutax.core import Status, demo_grid
+from brutax.models import Status, demo_grid
 
 BANDS = ("PS_g", "PS_r", "PS_i", "2MASS_J", "2MASS_Ks")
 N_STARS = 20

@@ -9,22 +9,23 @@ import pytest
 from numpyro.infer.util import log_density
 
 from brutax import infer
-from brutax.analysis import cluster_numpyro
-from brutax.analysis.cluster import (
+from brutax.cli.app import main
+from brutax.cluster import (
     ClusterModel,
     ClusterParams,
     Layout,
+    cluster_numpyro,
     cluster_prior,
     cluster_problem,
     make_stars,
     members,
     mock_members,
 )
-from brutax.analysis.cluster.inference import log_likelihood
-from brutax.analysis.cluster.lattice import segments_of_tiles
-from brutax.analysis.cluster.outputs import COMPONENTS
-from brutax.cli.app import main
-from brutax.core import Isochrone, StellarPop
+from brutax.cluster.outputs import COMPONENTS
+from brutax.cluster.pairs import segments_of_tiles
+from brutax.cluster.problem import log_likelihood
+from brutax.compat import socca
+from brutax.models import Isochrone, StellarPop
 
 BANDS = ("PS_g", "PS_r", "2MASS_J")
 TRUTH = {"feh": 0.02, "loga": 9.55, "av": 0.3, "rv": 3.2, "distance_pc": 800.0}
@@ -304,7 +305,7 @@ def test_files_of_a_cluster_say_what_is_in_them(model, pop, sample, tmp_path, mo
         "nested", {k: np.asarray(v) for k, v in values.items()}, np.full(3, 1 / 3), np.zeros(3),
         np.zeros(3), meta={"called": "nested", "free": list(TRUTH), "key": [0, 0], "data": "x"},
     )  # fmt: skip
-    fit = infer.fitter(problem)
+    fit = socca.fitter(problem)
     fit._posterior = post
     fit.savemodel(tmp_path / "iso.ecsv", what="isochrone", component=["singles", "binaries"])
     table = Table.read(tmp_path / "iso.ecsv")
@@ -319,7 +320,7 @@ def test_files_of_a_cluster_say_what_is_in_them(model, pop, sample, tmp_path, mo
     fit.savemodel(tmp_path / "all.fits")
     with fits.open(tmp_path / "all.fits") as file:
         assert [hdu.name for hdu in file[1:]] == ["isochrone", "intrinsic", "density"]
-    monkeypatch.setattr("brutax.infer.fitting.N_REALIZATIONS", 4)
+    monkeypatch.setattr("brutax.compat.socca.fitter.N_REALIZATIONS", 4)
     draws = fit.getmodel("density", component="singles", usebest=False)
     np.testing.assert_allclose(draws, fit.getmodel("density", component="singles"), rtol=1e-3,
                                atol=1e-2)  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.special import erfcx, logsumexp
 
-from brutax.analysis.cluster import (
+from brutax.cluster import (
     ClusterModel,
     ClusterParams,
     Layout,
@@ -17,22 +17,21 @@ from brutax.analysis.cluster import (
     make_stars,
     quadrature,
 )
-from brutax.analysis.cluster.ages import (
+from brutax.cluster.ages import (
     Ages,
     masses_at_stages,
     rough_stages,
     stages_of_mass,
 )
-from brutax.analysis.cluster.cells import Cells
-from brutax.analysis.cluster.isochrone import Tables, cubic, isochrone_curve
-from brutax.analysis.cluster.lattice import (
+from brutax.cluster.isochrone import Tables, cubic, isochrone_curve
+from brutax.cluster.pairs import (
     PAST,
     _kernel,
     _kernel_slope,
     _leans,
     segments_of_tiles,
 )
-from brutax.analysis.cluster.quadrature import (
+from brutax.cluster.segments import (
     BLOCK,
     Blocks,
     Reach,
@@ -41,8 +40,9 @@ from brutax.analysis.cluster.quadrature import (
     mills,
     segment_integral,
 )
-from brutax.core import EEPTracks, Isochrone, StellarPop
-from brutax.core.corrections import CorrectionParams
+from brutax.cluster.splines import Cells
+from brutax.models import EEPTracks, Isochrone, StellarPop
+from brutax.models.corrections import CorrectionParams
 from brutax.priors import KroupaIMF, logp_imf
 
 BANDS = ("PS_g", "PS_r", "2MASS_J")

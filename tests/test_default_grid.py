@@ -8,8 +8,8 @@ from astropy.table import Table
 
 import brutax
 from brutax.cli import main
-from brutax.core import StarGrid, available_bands, default, default_grid
 from brutax.data.filters import full_names
+from brutax.models import StarGrid, available_bands, default, default_grid
 
 BANDS = ("PS_g", "PS_i", "2MASS_J", "2MASS_Ks")
 

@@ -6,8 +6,8 @@ import pytest
 
 from brutax.analysis import BruteForce
 from brutax.cli.app import main
-from brutax.core import StarGrid, demo_grid
 from brutax.dust import Bayestar
+from brutax.models import StarGrid, demo_grid
 
 DIST = np.array([0.1, 0.3, 1.0, 3.0])
 

@@ -10,7 +10,8 @@ import numpyro.distributions as dist
 import pytest
 from _posteriors import exact, gaussian_problem
 
-from brutax import infer
+from brutax import infer, plotting
+from brutax.compat import socca
 
 pytest.importorskip("dynesty")
 pytest.importorskip("nautilus")
@@ -176,7 +177,7 @@ def test_the_page_with_few_draws(tmp_path, monkeypatch, capsys):
     fit, mod, img = names["fit"], names["mod"], names["img"]
     with pytest.raises(ValueError, match="loaded without a model"):
         fit.getmodel()
-    full = infer.load("my_fit_results.pickle", mod=mod, img=img)
+    full = socca.load("my_fit_results.pickle", mod=mod, img=img)
     np.testing.assert_array_equal(full.samples, fit.samples)
     best, median = (full.getmodel("smoothed", usebest=usebest) for usebest in (True, False))
     assert np.max(np.abs(best - median)) < 0.05
@@ -196,7 +197,7 @@ def test_the_page_with_few_draws(tmp_path, monkeypatch, capsys):
     with pytest.raises(TypeError, match="takes no 'doresp'"):
         full.getmodel(doresp=True)
     with pytest.raises(ValueError, match="other data"):
-        infer.load("my_fit_results.pickle", mod=mod, img=img + 1)
+        socca.load("my_fit_results.pickle", mod=mod, img=img + 1)
     fig, axes = full.corner(truth=names["truth"])
     assert axes.shape == (4, 4) and axes[3, 0].get_xlabel() == "comp_00_xc"
 
@@ -221,7 +222,7 @@ def test_the_page_as_it_is(tmp_path, monkeypatch, capsys):
 
 
 def test_runs_forget_the_one_before_and_name_what_is_unknown():
-    fit = infer.fitter(gaussian_problem())
+    fit = socca.fitter(gaussian_problem())
     with pytest.raises(ValueError, match="nothing has been fitted"):
         _ = fit.samples
     fit.run("nested", nlive=100)
@@ -241,12 +242,12 @@ def test_runs_forget_the_one_before_and_name_what_is_unknown():
     with pytest.raises(TypeError, match="only maxiter"):
         fit.run("optimizer", options={"ftol": 1})
     with pytest.raises(TypeError, match="is a brutax.infer.Problem"):
-        infer.fitter("model")
+        socca.fitter("model")
 
 
 @pytest.mark.parametrize("pinits", ["median", "random", [1.0, -1.0]])
 def test_the_optimizer_finds_the_maximum_of_the_posterior_density(pinits):
-    fit = infer.fitter(gaussian_problem())
+    fit = socca.fitter(gaussian_problem())
     fit.run("optimizer", pinits=pinits, options={"maxiter": 100})
     np.testing.assert_allclose(fit.results.x[0], exact()[1], atol=1e-3)
     at = dict(zip(fit.labels, fit.results.x, strict=True))
@@ -257,7 +258,7 @@ def test_the_optimizer_finds_the_maximum_of_the_posterior_density(pinits):
 
 def test_a_null_may_be_another_fit():
     """One parameter more that the data do not know: ln B of its prior alone is 0."""
-    fit, other = infer.fitter(gaussian_problem()), infer.fitter(gaussian_problem(2.0))
+    fit, other = socca.fitter(gaussian_problem()), socca.fitter(gaussian_problem(2.0))
     fit.run("nested", nlive=100)
     log_b, sigma, *rest = fit.bmc(null=fit)
     assert log_b == 0 and sigma == 0 and rest == [None, None]
@@ -288,7 +289,7 @@ def test_predictions_of_a_posterior():
     np.testing.assert_allclose(post.predict(lambda p: p["a"], at="median"), row.median, rtol=1e-5)
     np.testing.assert_allclose(post.predict(lambda p: p["a"], at="best"), post.best["a"], rtol=1e-5)
     assert list(post.columns()) == ["a", "v[0]", "v[1]"]
-    fig, axes = post.corner(quantities=["a", "v[1]"])
+    fig, axes = plotting.corner(post, quantities=["a", "v[1]"])
     assert axes.shape == (2, 2)
     with pytest.raises(ValueError, match="found 'mean'"):
         post.predict(lambda p: p["a"], at="mean")

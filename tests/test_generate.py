@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from brutax.cli import main
-from brutax.core import StarGrid
-from brutax.core.corrections import get_corrections
-from brutax.core.generate import GridGenerator
-from brutax.core.tracks import EEPTracks
+from brutax.models import StarGrid
+from brutax.models.corrections import get_corrections
+from brutax.models.evolution.tracks import EEPTracks
+from brutax.models.grid.generate import GridGenerator
 
 BANDS = ("PS_g", "PS_r", "2MASS_Ks")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from brutax import StarGrid, fit
-from brutax.analysis import Priors
-from brutax.analysis.setup import device_models, model_log_prior, star_priors
 from brutax.catalog import read_stars
+from brutax.fitting import Priors
+from brutax.fitting.prepare import device_models, model_log_prior, star_priors
 from brutax.solver import Settings, model_log_weights
 
 N_SAMPLES = 16384  # Monte Carlo noise of a mean: 0.008 sigma

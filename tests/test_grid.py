@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from brutax.core import DEMO_BANDS, StarGrid, demo_grid
-from brutax.core.demo import demo_star
-from brutax.core.interpolate import build_lattice
 from brutax.data import GridData, GridError, grid_hash, load_models
+from brutax.models import DEMO_BANDS, StarGrid, demo_grid
+from brutax.models.grid.demo import demo_star
+from brutax.models.grid.lattice import build_lattice
 
 X64 = jax.config.read("jax_enable_x64")
 BANDS = ("PS_g", "PS_r", "2MASS_J")

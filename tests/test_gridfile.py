@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from brutax.core import demo_grid
 from brutax.data import GridError, grid_hash, read_grid, write_grid
+from brutax.models import demo_grid
 
 BANDS = ("PS_g", "PS_r", "2MASS_J")
 

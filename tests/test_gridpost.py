@@ -60,8 +60,8 @@ def test_optimum_is_at_least_that_of_brutus(x64, fitter, star):
 def test_fisher_matrix_is_that_of_brutus_at_the_same_point(x64, fitter, star):
     import jax.numpy as jnp
 
-    from brutax.analysis.gridpost import FlatDistance
-    from brutax.core import Stars
+    from brutax.compat.brutus.gridpost import FlatDistance
+    from brutax.models import Stars
     from brutax.priors import TruncatedNormalRv, UniformAv
     from brutax.solver import Models, StarPrior, Theta, fisher_sar
 

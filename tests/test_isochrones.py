@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from brutax.core.isochrones import Isochrone, solve_isochrone
-from brutax.core.tracks import EEPTracks
+from brutax.models.evolution.isochrones import Isochrone, solve_isochrone
+from brutax.models.evolution.tracks import EEPTracks
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 import pytest
 
-from brutax.core import demo_grid
 from brutax.data import FILTERS, band_system, filters, load_models, load_offsets, save_offsets
+from brutax.models import demo_grid
 
 
 def write_brutus(path, afe=(0.0,), smf=(0.0,), extra=(), bands=("PS_r", "Odd_x", "PS_g")):

@@ -6,11 +6,11 @@ import pytest
 from scipy.stats import chisquare, kstest, truncnorm
 
 import brutax
-from brutax.analysis import Priors, mock_catalog
-from brutax.analysis.draw import line_of_sight, populations
-from brutax.analysis.setup import model_log_prior, star_priors
 from brutax.catalog import read_stars
-from brutax.core import StarGrid, demo_grid
+from brutax.fitting import Priors, mock_catalog
+from brutax.fitting.prepare import model_log_prior, star_priors
+from brutax.fitting.prior_draws import line_of_sight, populations
+from brutax.models import StarGrid, demo_grid
 from brutax.plotting import truth_ranks
 from brutax.priors import Point
 

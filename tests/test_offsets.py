@@ -12,20 +12,20 @@ from scipy.stats import chi2, norm
 
 import brutax
 from brutax import plotting
-from brutax.analysis import (
+from brutax.analysis import zeropoints
+from brutax.cli import main
+from brutax.data import load_offsets
+from brutax.fitting import mock_catalog
+from brutax.fitting.options import Priors
+from brutax.solver.density import Theta
+from brutax.zeropoints import (
     PhotometricOffsetsConfig,
     calibrate,
     measure_offsets,
-    mock_catalog,
     photometric_offsets,
-    zeropoints,
 )
-from brutax.analysis.balance import zero_means
-from brutax.analysis.offsets import band_ratios
-from brutax.analysis.options import Priors
-from brutax.cli import main
-from brutax.data import load_offsets
-from brutax.solver.objective import Theta
+from brutax.zeropoints.control_variates import zero_means
+from brutax.zeropoints.resampling import band_ratios
 
 STARS, DRAWS, BANDS, MODELS = 24, 10, 6, 30
 FACTOR = np.array([1.0, 1.0, 0.96, 1.0, 1.0])  # of observed fluxes

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from brutax.cli import main
-from brutax.core import GridGenerator, Passband, StarGrid, load_bolometric
+from brutax.models import GridGenerator, Passband, StarGrid, load_bolometric
 
 pytest.importorskip("dust_extinction")
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import kstest
 
 from brutax.catalog import FitResult
-from brutax.core import Status
+from brutax.models import Status
 from brutax.plotting import corner, distance_extinction, truth_ranks, truth_recovery
 
 matplotlib = pytest.importorskip("matplotlib")

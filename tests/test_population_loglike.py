@@ -15,7 +15,7 @@ from brutax.analysis import (
     isochrone_population_loglike,
     marginalize_isochrone_grid,
 )
-from brutax.core import Isochrone, StellarPop
+from brutax.models import Isochrone, StellarPop
 
 THETA = np.array([0.1, 9.3, 0.3, 3.2, 850.0, 0.15])
 GRID = {"smf_grid": np.linspace(0.0, 1.0, 5), "eep_grid": np.linspace(210.0, 700.0, 60)}
@@ -184,7 +184,7 @@ def test_probabilities_per_star_and_blocks_of_stars(data, monkeypatch):
         for i in range(12)
     ]
     np.testing.assert_allclose(parts["lnl_per_object"], one_by_one, rtol=1e-12)
-    monkeypatch.setattr("brutax.analysis.coeval.BLOCK", 5)
+    monkeypatch.setattr("brutax.compat.brutus.coeval.BLOCK", 5)
     blocks = isochrone_population_loglike(THETA, Toy(), flux, err, cluster_prob=prob, **GRID)
     assert blocks == pytest.approx(parts["lnl_total"], rel=1e-12)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from brutax.core import EEPTracks, Isochrone, StarEvolTrack, StellarPop
+from brutax.models import EEPTracks, Isochrone, StarEvolTrack, StellarPop
 from brutax.utils import add_mag
 
 BANDS = ["PS_g", "PS_i", "2MASS_Ks"]

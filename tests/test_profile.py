@@ -7,7 +7,8 @@ import numpyro.distributions as dist
 import pytest
 
 from brutax import infer
-from brutax.analysis.profile import profile_outputs
+from brutax.compat import socca
+from brutax.sightline.profile import profile_outputs
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def fit():
         prior, log_likelihood, (d, av), profile_outputs(2, (0.1, 2.0))
     )  # as a sight line's
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        out = infer.fitter(problem)
+        out = socca.fitter(problem)
         out.run("nested", nlive=100, key=1)
     return out
 

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from brutax.analysis import setup
-from brutax.analysis.options import Priors
+from brutax.cache import files
+from brutax.cache.programs import Stages, _key, describe
+from brutax.fitting import prepare as setup
+from brutax.fitting.options import Priors
 from brutax.priors import UniformAv
-from brutax.utils import shelf
-from brutax.utils.programs import Stages, _key, describe
 
 TRACED: list[str] = []
 
@@ -96,7 +96,7 @@ def test_code_that_changes_nothing_needs_no_compilation(kept, monkeypatch):
     x = np.arange(3.0)
     call(x)
     programs = {path: path.stat().st_mtime_ns for path in kept.glob("*.program")}
-    monkeypatch.setattr(shelf, "code", lambda: "the same in other words")
+    monkeypatch.setattr(files, "code", lambda: "the same in other words")
     assert_right(call(x), x)
     assert TRACED == ["first", "second"]
     assert {path: path.stat().st_mtime_ns for path in kept.glob("*.program")} == programs

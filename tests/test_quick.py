@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from brutax.analysis import Priors
-from brutax.analysis.setup import device_models, model_log_prior, star_priors
-from brutax.core import Stars
+from brutax.fitting import Priors
+from brutax.fitting.prepare import device_models, model_log_prior, star_priors
+from brutax.models import Stars
 from brutax.priors import DustProfileAv, TruncatedNormalAv, UniformAv
 from brutax.solver import shortlist as shortlist_module
-from brutax.solver.problem import StarPrior
-from brutax.solver.quick import quick_screen, settled
-from brutax.solver.screen import screen
+from brutax.solver.inputs import StarPrior
+from brutax.solver.magnitude_scores import quick_screen, settled
+from brutax.solver.scores import screen
 from brutax.solver.shortlist import rank_closely, shortlist
 
 # distance [kpc], A_V, error of fluxes, parallax S/N: 0 for none

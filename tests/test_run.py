@@ -8,11 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from brutax.analysis import BruteForce, Options, Output, Priors, lanes, run
-from brutax.analysis.run import hash_ids, star_keys
-from brutax.analysis.setup import device_models, model_log_prior
+from brutax.analysis import BruteForce
 from brutax.catalog import make_catalog
-from brutax.core import StarGrid, Status
+from brutax.fitting import Options, Output, Priors
+from brutax.fitting import devices as lanes
+from brutax.fitting import rounds as run
+from brutax.fitting.prepare import device_models, model_log_prior
+from brutax.fitting.rounds import hash_ids, star_keys
+from brutax.models import StarGrid, Status
 from brutax.solver import Settings
 
 QUIET = Output(verbose=False)
@@ -308,8 +311,8 @@ def test_pieces_of_an_accelerator_are_put_together_again(
 SEVERAL_DEVICES = """
 import jax, numpy as np
 import brutax
-from brutax.analysis import lanes
-from brutax.analysis.mock import mock_catalog
+from brutax.fitting import devices as lanes
+from brutax.fitting.mock import mock_catalog
 
 grid = brutax.demo_grid(bands=("PS_g", "PS_r", "2MASS_J"), n_mass=16, n_eep=16, n_feh=3)
 stars = brutax.read_stars(mock_catalog(grid, 20, seed=1, coords=(90.0, 30.0)), grid.bands)

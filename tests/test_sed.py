@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from brutax.core import _get_seds, get_seds
+from brutax.models import _get_seds, get_seds
 
 COEFFS = np.array([[[15, 1.2, -0.05], [14.5, 0.8, 0.02], [14.2, 0.5, 0.03], [14.0, 0.3, 0.04]]])
 AV, RV = 0.7, 3.1

@@ -7,7 +7,11 @@ import pytest
 from jax.test_util import check_grads
 from scipy.integrate import quad
 
-from brutax.analysis.sightline import (
+from brutax.catalog import FitResult
+from brutax.cli import main
+from brutax.dust import CloudParams, ProfileMap, log_likelihood, make_sightline, stack_sightlines
+from brutax.dust.sightline import _norm, _shape
+from brutax.sightline import (
     CloudFit,
     dust_map,
     fit_clouds,
@@ -15,10 +19,6 @@ from brutax.analysis.sightline import (
     sightline_prior,
     sightline_problem,
 )
-from brutax.catalog import FitResult
-from brutax.cli import main
-from brutax.dust import CloudParams, ProfileMap, log_likelihood, make_sightline, stack_sightlines
-from brutax.dust.sightline import _norm, _shape
 
 TRUE = ((0.4, 0.9), (0.1, 0.9, 1.7))
 

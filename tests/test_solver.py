@@ -8,7 +8,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 
-from brutax.core import Stars
+from brutax.models import Stars
 from brutax.priors import (
     ExponentialDiskDistance,
     GalacticStructure,
@@ -17,12 +17,12 @@ from brutax.priors import (
     UniformAv,
 )
 from brutax.solver import Models, StarPrior, log_target
+from brutax.solver.density import Theta, expand
+from brutax.solver.gaussian import laplace
 from brutax.solver.importance import draw_theta, log_proposal
-from brutax.solver.laplace import laplace
-from brutax.solver.objective import Theta, expand
+from brutax.solver.optimum import refine
 from brutax.solver.quadrature import quadrature_log_z
-from brutax.solver.refine import refine
-from brutax.solver.screen import score_model, start
+from brutax.solver.scores import score_model, start
 from brutax.utils.diagnostics import effective_size, pareto_k
 
 # compiled once for all tests of a precision

@@ -7,9 +7,10 @@ import numpyro.distributions as dist
 import pytest
 
 from brutax import infer
-from brutax.analysis import star_problem
-from brutax.core import EEPTracks, StarEvolTrack
+from brutax.compat import socca
+from brutax.models import EEPTracks, StarEvolTrack
 from brutax.priors import AgeWeight, GalacticStructure, KroupaIMF, Point, UniformAv
+from brutax.star import star_problem
 from brutax.utils import inv_magnitude
 
 BANDS = ("PS_g", "PS_r", "PS_i", "PS_y", "2MASS_J", "2MASS_Ks")
@@ -103,7 +104,7 @@ def test_sed_with_and_without_dust(track, star, tmp_path):
     fits, table = pytest.importorskip("astropy.io.fits"), pytest.importorskip("astropy.table")
     one = {name: np.array([x], np.float32) for name, x in TRUTH.items()}
     meta = {"called": "optimizer", "free": list(TRUTH), "key": [0, 1], "data": "0"}
-    fit = infer.fitter(star_problem(track, *star[:2]))
+    fit = socca.fitter(star_problem(track, *star[:2]))
     fit._posterior = infer.Posterior("map", one, *np.ones((3, 1)), meta=meta)
     model = fit.getmodel("reddened")
     assert tuple(model["band"]) == BANDS and tuple(model["system"])[:2] == ("AB", "AB")

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from brutax import plotting
-from brutax.analysis import BruteForce, Options, Output, Priors
+from brutax.analysis import BruteForce
 from brutax.catalog import FitResult, PosteriorStore, StoreError, make_catalog
 from brutax.catalog import store as store_module
 from brutax.catalog.store import PER_DRAW
+from brutax.fitting import Options, Output, Priors
 
 
 @pytest.fixture(scope="module")

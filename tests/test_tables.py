@@ -13,7 +13,7 @@ from astropy.io import fits
 from astropy.table import MaskedColumn, QTable, Table
 
 from brutax.catalog import CatalogError, read_stars, resolve_bands
-from brutax.core.star import Status
+from brutax.models.stars import Status
 
 GRID = ("PS_g", "PS_r", "PS_i", "2MASS_J", "2MASS_H", "2MASS_Ks", "Gaia_G_EDR3", "WISE_W1")
 VECTOR = ("PS_g", "PS_r", "PS_i", "PS_z", "PS_y", "2MASS_J", "2MASS_H", "2MASS_Ks")

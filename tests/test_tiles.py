@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from brutax import fit
-from brutax.analysis import Priors, run
-from brutax.analysis.setup import device_models, model_log_prior, repeat, star_priors
+from brutax.fitting import Priors
+from brutax.fitting import rounds as run
+from brutax.fitting.prepare import device_models, model_log_prior, repeat, star_priors
 from brutax.solver import Settings, fit_stars
-from brutax.solver.screen import screen
+from brutax.solver.scores import screen
 from brutax.solver.shortlist import draw_from_tiles, shortlist
 from brutax.solver.tiles import score_tiles, tile_order
 

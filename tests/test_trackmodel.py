@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from brutax.core.spline import TensorSpline, clamped_knots, design_matrix
-from brutax.core.trackmodel import TrackModel, load_tracks
+from brutax.models.evolution.track_model import TrackModel, load_tracks
+from brutax.models.spline import TensorSpline, clamped_knots, design_matrix
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from brutax.core.spline import DEGREE, design_matrix
+from brutax.models.spline import DEGREE, design_matrix
 
 
 def fit_lattice(

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from _forms import BATCH, BLOCK, DEPTH, RATE, WIDTH, Form, exactly, fit_series, look, train_network
 
-from brutax.core.spline import DEGREE, TensorSpline
+from brutax.models.spline import DEGREE, TensorSpline
 
 sys.path.append(str(fit_tracks.ROOT / "benchmarks"))
 from _common import table, write  # noqa: E402

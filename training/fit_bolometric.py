@@ -18,9 +18,9 @@ import h5py
 import numpy as np
 from _lattice import apply, filled, fit_lattice
 
-from brutax.core.bolometric import LAWS
-from brutax.core.passbands import law_ratios
-from brutax.core.spline import clamped_knots, design_matrix
+from brutax.models.photometry.bolometric import LAWS
+from brutax.models.photometry.passbands import law_ratios
+from brutax.models.spline import clamped_knots, design_matrix
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT.parent / "shared/data/models/mist_bc_tables_fixedfeh.h5"

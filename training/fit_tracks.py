@@ -20,8 +20,8 @@ import numpy as np
 from _lattice import apply, filled, fit_lattice
 from scipy.optimize import isotonic_regression
 
-from brutax.core.spline import clamped_knots, design_matrix
 from brutax.data._builtin import pack, unpack
+from brutax.models.spline import clamped_knots, design_matrix
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT.parent / "shared/data/models/mist_eep_tracks_vvcrit0.0.h5"

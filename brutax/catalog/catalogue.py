@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int, Int32, Shaped
 
-from brutax.core.star import Stars, Status
+from brutax.models.stars import Stars, Status
 from brutax.utils.photometry import LN_PER_MAG, inv_magnitude
 
 logger = logging.getLogger("brutax")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brutax.catalog.store import FINGERPRINT, PER_DRAW, PosteriorStore, StoreError, read_arrays
-from brutax.core.star import Status
+from brutax.models.stars import Status
 
 if TYPE_CHECKING:
     from astropy.table import Table

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from brutax.analysis.cluster import ClusterModel, Layout, Members, make_stars, members
 from brutax.catalog import Catalog
 from brutax.catalog.tables import load_columns
 from brutax.cli.fit import add_table_arguments, check_figure, print_files, read, refuse_clashes, say
 from brutax.cli.options import UsageError, names, writable
 from brutax.cli.tables import check_format, write_table
-from brutax.core import Isochrone, StellarPop
+from brutax.cluster import ClusterModel, Layout, Members, make_stars, members
+from brutax.models import Isochrone, StellarPop
 from brutax.priors import KroupaIMF
 
 NAME = "cluster"
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     model, prior = _model(args, stars)
 
     from brutax import infer
-    from brutax.analysis.cluster import cluster_problem
+    from brutax.cluster import cluster_problem
 
     say(args, f"{len(stars)} stars in {', '.join(stars.bands)}")
     resting = output.with_name(output.name + ".run")
@@ -135,7 +135,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 def _model(args: argparse.Namespace, stars: Catalog) -> tuple[ClusterModel, dict[str, Any]]:
     import numpyro.distributions as dist
 
-    from brutax.analysis.cluster import cluster_prior
+    from brutax.cluster import cluster_prior
 
     given: dict[str, Any] = {"scatter": dist.HalfNormal(0.03)} if args.scatter else {}
     for text in args.prior:

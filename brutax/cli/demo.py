@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from brutax.analysis import mock_catalog
 from brutax.catalog import FitResult, read_stars
 from brutax.cli import report
 from brutax.cli.fit import Watch, print_files, warn, watched_fit
 from brutax.cli.options import UsageError, shown
 from brutax.cli.tables import write_table
-from brutax.core import default_grid
+from brutax.fitting import mock_catalog
+from brutax.models import default_grid
 from brutax.plotting import truth_ranks, truth_recovery
 
 if TYPE_CHECKING:

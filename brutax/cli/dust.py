@@ -8,8 +8,8 @@ import numpy as np
 from brutax.catalog import FitResult
 from brutax.cli.fit import check_figure, print_files, refuse_clashes, say
 from brutax.cli.options import UsageError, writable
-from brutax.core import Status
 from brutax.dust import SightLine, make_sightline
+from brutax.models import Status
 
 NAME = "dust"
 HELP = "clouds along a line of sight, from a file of posteriors; a run that was stopped goes on"
@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> None:
     dist, av = _draws(args)
     line = _line(args, dist, av)
 
-    from brutax.analysis.sightline import dust_map as make_map
-    from brutax.analysis.sightline import fit_clouds, reweight
+    from brutax.sightline import dust_map as make_map
+    from brutax.sightline import fit_clouds, reweight
 
     say(args, f"{line.n_stars} stars, {line.dist_range[0]:.3g} to {line.dist_range[1]:.3g} kpc")
     resting = output.with_name(output.name + ".run")

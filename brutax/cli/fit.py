@@ -10,7 +10,6 @@ import h5py
 import jax
 import numpy as np
 
-from brutax.analysis import band_systems, fit, posterior_path, progress_bar
 from brutax.catalog import Catalog, FitResult, read_stars, resolve_bands
 from brutax.cli import report
 from brutax.cli.options import (
@@ -27,9 +26,10 @@ from brutax.cli.options import (
     writable,
 )
 from brutax.cli.tables import check_format, write_table
-from brutax.core import StarGrid, available_bands, default_grid
 from brutax.data import load_offsets
 from brutax.dust import Bayestar
+from brutax.fitting import band_systems, fit, posterior_path, progress_bar
+from brutax.models import StarGrid, available_bands, default_grid
 
 NAME = "fit"
 HELP = "posteriors for a table of stars; a run that was stopped goes on where it was"

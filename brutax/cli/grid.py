@@ -7,8 +7,8 @@ import numpy as np
 from brutax.cli import report
 from brutax.cli.fit import print_files
 from brutax.cli.options import UsageError, names, shown, writable
-from brutax.core import GridGenerator, Passband, available_bands
-from brutax.core.passbands import DETECTORS, SYSTEMS, UNITS
+from brutax.models import GridGenerator, Passband, available_bands
+from brutax.models.photometry.passbands import DETECTORS, SYSTEMS, UNITS
 
 NAME = "grid"
 HELP = "builds a grid of stellar models in the bands you need, offline"

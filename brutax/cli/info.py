@@ -12,8 +12,8 @@ from brutax.catalog import CatalogError, read_stars
 from brutax.catalog.store import FINGERPRINT
 from brutax.cli import report
 from brutax.cli.options import DEMO
-from brutax.core import demo_grid
 from brutax.data._layouts import open_grid, read_labels
+from brutax.models import demo_grid
 
 NAME = "info"
 HELP = "what a grid, a file of posteriors or a table of stars holds"

@@ -2,7 +2,6 @@
 
 import argparse
 
-from brutax.analysis import mock_catalog
 from brutax.cli.options import (
     DEMO,
     DEMO_WARNING,
@@ -14,7 +13,8 @@ from brutax.cli.options import (
     writable,
 )
 from brutax.cli.tables import check_format, write_table
-from brutax.core import default_grid
+from brutax.fitting import mock_catalog
+from brutax.models import default_grid
 
 NAME = "mock"
 HELP = "a table of mock stars, drawn from the prior of the fit, with their truth"

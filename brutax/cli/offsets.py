@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from brutax.analysis import PhotometricOffsetsConfig, ZeroPoints, measure_offsets
 from brutax.catalog import Catalog, FitResult, digest
 from brutax.catalog.store import FINGERPRINT
 from brutax.cli.fit import add_table_arguments, check_figure, read, refuse_clashes, say, warn
 from brutax.cli.options import UsageError, grid_from, shown, writable
-from brutax.core import default_grid
 from brutax.data import load_offsets
+from brutax.models import default_grid
+from brutax.zeropoints import PhotometricOffsetsConfig, ZeroPoints, measure_offsets
 
 NAME = "offsets"
 HELP = "offsets between photometry and models, from a file of posteriors"

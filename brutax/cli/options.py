@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from brutax.analysis import open_grid
-from brutax.core import StarGrid, demo_grid
+from brutax.fitting import open_grid
+from brutax.models import StarGrid, demo_grid
 
 DEMO = "demo"
 DEMO_WARNING = "demonstration models (analytic black bodies), NOT for science"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from brutax.core import Status
+from brutax.models import Status
 
 MEANINGS = {
     Status.NO_PHOTOMETRY: "no usable band: not fitted",

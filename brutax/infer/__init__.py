@@ -9,9 +9,6 @@ from brutax.infer.compare import compare as compare
 from brutax.infer.compare import log_prior_power as log_prior_power
 from brutax.infer.fit import fit as fit
 from brutax.infer.fit import fit_many as fit_many
-from brutax.infer.fitting import Fitter as Fitter
-from brutax.infer.fitting import fitter as fitter
-from brutax.infer.fitting import load as load
 from brutax.infer.outputs import AbstractOutputs as AbstractOutputs
 from brutax.infer.outputs import Axis as Axis
 from brutax.infer.outputs import Image as Image

@@ -1,6 +1,5 @@
 """What a run returns: weighted draws, evidence, and whether to trust them."""
 
-import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -132,11 +131,6 @@ class Posterior:
             draws = _as_jax(self.resample(np.random.default_rng(seed), n))
             values = jax.jit(lambda x: jax.lax.map(function, x, batch_size=min(batch, n)))(draws)
         return jax.tree.map(lambda x: np.quantile(np.asarray(x, float), q, axis=0), values)
-
-    def corner(self, **options: Any) -> Any:
-        """`brutax.plotting.corner` of this posterior: `(figure, axes)`."""
-        # figures are a floor above: only looked for when a person asks
-        return importlib.import_module("brutax.plotting").corner(self, **options)
 
     def to_arviz(self) -> Any:
         """An ArviZ InferenceData (0.x) or DataTree (1.x); weighted draws are resampled first."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brutax.catalog import FitResult
-from brutax.core import Status
+from brutax.models import Status
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from brutax.analysis.cluster import ClusterModel, ClusterParams, Members
-from brutax.analysis.cluster.isochrone import TWINS
+from brutax.cluster import ClusterModel, ClusterParams, Members
+from brutax.cluster.isochrone import TWINS
 from brutax.plotting._style import ACCENT, FAINT, INK, new_axes, pyplot, style
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from brutax.analysis.offsets import band_ratios
 from brutax.plotting._style import ACCENT, FAINT, INK, pyplot, style
+from brutax.zeropoints.resampling import band_ratios
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

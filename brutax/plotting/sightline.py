@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from brutax.analysis.sightline import CloudFit
 from brutax.plotting._style import ACCENT, INK, MAP, label, new_axes, plain_log_ticks, style
+from brutax.sightline import CloudFit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from brutax.solver.laplace import LN_2PI, TruncatedGaussian, condition
-from brutax.solver.objective import Scalar, Theta
+from brutax.solver.density import Scalar, Theta
+from brutax.solver.gaussian import LN_2PI, TruncatedGaussian, condition
 from brutax.utils.math import log_ndtr_diff
 from brutax.utils.sampling import systematic_indices, truncnorm_ppf
 

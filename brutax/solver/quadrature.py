@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from brutax.core.star import Stars
+from brutax.models.stars import Stars
+from brutax.solver.density import Scalar, log_target
+from brutax.solver.gaussian import TruncatedGaussian
 from brutax.solver.importance import log_density, place
-from brutax.solver.laplace import TruncatedGaussian
-from brutax.solver.objective import Scalar, log_target
-from brutax.solver.problem import Models, StarPrior
+from brutax.solver.inputs import Models, StarPrior
 
 AV_NODES = 9  # Gauss-Legendre in the cumulative probability of A_V
 ETA_NODES = 7  # Gauss-Hermite

@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from brutax.core.star import Stars
+from brutax.models.stars import Stars
+from brutax.solver.density import Scalar
 from brutax.solver.importance import FLAT_POWER, ModelDraws
-from brutax.solver.objective import Scalar
-from brutax.solver.problem import StarPrior
-from brutax.solver.quick import quick_screen
-from brutax.solver.screen import any_star, screen
+from brutax.solver.inputs import StarPrior
+from brutax.solver.magnitude_scores import quick_screen
+from brutax.solver.scores import any_star, screen
 from brutax.solver.tiles import TiledModels
 from brutax.utils.sampling import systematic_indices
 

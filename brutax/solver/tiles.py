@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from brutax.core.star import Stars
+from brutax.models.stars import Stars
 from brutax.priors import Point
-from brutax.solver.objective import ETA_LIMIT, LN_PER_MAG, Scalar
-from brutax.solver.problem import Models, StarPrior, make_models
-from brutax.solver.screen import Magnitudes, magnitudes, start
+from brutax.solver.density import ETA_LIMIT, LN_PER_MAG, Scalar
+from brutax.solver.inputs import Models, StarPrior, make_models
+from brutax.solver.scores import Magnitudes, magnitudes, start
 from brutax.utils import as_float
 from brutax.utils.math import quick_log_ndtr_diff
 

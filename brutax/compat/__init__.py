@@ -1,0 +1,1 @@
+"""Scripts written for other packages run: brutus in `compat.brutus`, socca in `compat.socca`."""

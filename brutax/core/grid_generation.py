@@ -1,0 +1,3 @@
+"""Old import path of brutus."""
+
+from brutax.models import GridGenerator as GridGenerator

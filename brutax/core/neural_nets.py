@@ -1,0 +1,4 @@
+"""Old import path of brutus."""
+
+from brutax.models import FastNN as FastNN
+from brutax.models import FastNNPredictor as FastNNPredictor

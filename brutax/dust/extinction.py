@@ -1,0 +1,3 @@
+"""Old import path of brutus."""
+
+from brutax.dust.maps import lb2pix as lb2pix

@@ -1,0 +1,1 @@
+"""Stellar evolution: tracks, isochrones, single stars and populations on them."""

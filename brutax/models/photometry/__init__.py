@@ -1,0 +1,1 @@
+"""Magnitudes of stars behind dust: bolometric corrections, networks, bands from curves."""

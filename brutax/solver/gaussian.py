@@ -1,0 +1,111 @@
+"""Gaussian approximations of one model's posterior, truncated exactly in A_V.
+
+A quadratic in (eta, A, R) is kept in the order in which it is sampled: A first (marginal,
+truncated), then eta and R given A. The weight of a model is the integral of its Gaussian,
+
+    ln Z_k = -phi_min + (3/2) ln 2 pi - (1/2) ln det P + ln Pr[low < A < high].
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from brutax.solver.density import ETA_LIMIT, Expansion, Scalar, Sym3, Theta
+from brutax.solver.inputs import StarPrior
+from brutax.utils.math import log_ndtr_diff, quick_log_ndtr_diff
+
+LN_2PI = float(np.log(2.0 * np.pi))
+TRUST = 0.5  # in ln(distance)
+
+
+class Conditional(NamedTuple):
+    """A 3-d precision matrix split into A and (eta, R) given A."""
+
+    slope_eta: Scalar  # d E[eta | A] / dA
+    slope_rv: Scalar
+    prec_av: Scalar  # marginal precision of A
+    det2: Scalar  # determinant of the precision of (eta, R) given A
+
+
+def condition(curv: Sym3) -> Conditional:
+    """Eliminates (eta, R) from a precision matrix."""
+    det2 = curv.ee * curv.rr - curv.er**2
+    slope_eta = -(curv.rr * curv.ea - curv.er * curv.ar) / det2
+    slope_rv = -(curv.ee * curv.ar - curv.er * curv.ea) / det2
+    prec_av = curv.aa + curv.ea * slope_eta + curv.ar * slope_rv
+    # the exact value is positive; rounding may say otherwise when the bands are redundant
+    return Conditional(slope_eta, slope_rv, jnp.maximum(prec_av, 1e-6 * curv.aa), det2)
+
+
+def newton_step(
+    grad: Theta, curv: Sym3, low: Scalar | float = -jnp.inf, high: Scalar | float = jnp.inf
+) -> Theta:
+    """The step to the minimum of a quadratic whose step in A is confined to [low, high]."""
+    cond = condition(curv)
+    d_av = -(grad.av + cond.slope_eta * grad.eta + cond.slope_rv * grad.rv) / cond.prec_av
+    d_av = jnp.clip(d_av, low, high)
+    d_eta = -(curv.rr * grad.eta - curv.er * grad.rv) / cond.det2 + cond.slope_eta * d_av
+    d_rv = -(curv.ee * grad.rv - curv.er * grad.eta) / cond.det2 + cond.slope_rv * d_av
+    return Theta(d_eta, d_av, d_rv)
+
+
+class TruncatedGaussian(NamedTuple):
+    """A Gaussian in (eta, A, R) restricted to low <= A <= high."""
+
+    mean: Theta
+    curv: Sym3  # precision matrix
+    log_z: Scalar  # ln of the integral of the density that it approximates
+    low: Scalar
+    high: Scalar
+
+
+def laplace(point: Expansion, prior: StarPrior, *, quick: bool = False) -> TruncatedGaussian:
+    """The Gaussian that agrees with an expansion in value, gradient and curvature.
+
+    `quick` takes `log_z` from an approximate normal distribution function.
+    """
+    low, high = prior.av.low, prior.av.high
+    # a quadratic is not believed further than TRUST away: where the step within the range of A_V
+    # is longer, the point has not converged, and the gradient is shortened until it fits
+    inner = newton_step(point.grad, point.curv, low - point.theta.av, high - point.theta.av)
+    trust = jnp.minimum(1.0, TRUST / jnp.maximum(jnp.abs(inner.eta), 1e-6))
+    grad = Theta(*(trust * g for g in point.grad))
+    step = newton_step(grad, point.curv)
+    cond = condition(point.curv)
+    peak = -point.phi - 0.5 * sum(g * d for g, d in zip(grad, step, strict=True))
+    mean = Theta(*(t + d for t, d in zip(point.theta, step, strict=True)))
+    scale = jnp.sqrt(cond.prec_av)
+    share = quick_log_ndtr_diff if quick else log_ndtr_diff
+    inside = share((low - mean.av) * scale, (high - mean.av) * scale)
+    volume = 1.5 * LN_2PI - 0.5 * (jnp.log(cond.prec_av) + jnp.log(cond.det2))
+    log_z = peak + volume + inside
+    return TruncatedGaussian(mean, point.curv, log_z, low, high)
+
+
+def advance(theta: Theta, step: Theta, prior: StarPrior) -> Theta:
+    """Adds a step and keeps the point inside the ranges of A_V, R_V and distance."""
+    return Theta(
+        jnp.clip(theta.eta + jnp.clip(step.eta, -3.0, 3.0), -ETA_LIMIT, ETA_LIMIT),
+        jnp.clip(theta.av + step.av, prior.av.low, prior.av.high),
+        jnp.clip(theta.rv + step.rv, prior.rv.low, prior.rv.high),
+    )
+
+
+def covariance_sar(point: Expansion) -> Float[Array, "3 3"]:
+    """Covariance of (scale = dist^-2 [kpc^-2], A_V, R_V) at an optimum, not truncated."""
+    cond = condition(point.curv)
+    var = 1.0 / cond.prec_av
+    c_ee = point.curv.rr / cond.det2 + cond.slope_eta**2 * var
+    c_er = -point.curv.er / cond.det2 + cond.slope_eta * cond.slope_rv * var
+    c_rr = point.curv.ee / cond.det2 + cond.slope_rv**2 * var
+    c_ea, c_ar = cond.slope_eta * var, cond.slope_rv * var
+    d_scale = -2.0 * jnp.exp(-2.0 * point.theta.eta)
+    return jnp.stack(
+        [
+            jnp.stack([c_ee * d_scale**2, c_ea * d_scale, c_er * d_scale]),
+            jnp.stack([c_ea * d_scale, var, c_ar]),
+            jnp.stack([c_er * d_scale, c_ar, c_rr]),
+        ]
+    )
