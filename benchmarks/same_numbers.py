@@ -57,7 +57,7 @@ def leaves(name: str, value: Any) -> Named:
 
 
 def mock(grid: StarGrid, count: int) -> dict[str, np.ndarray]:
-    """Stars on models of the grid: 2 % errors, parallaxes for half of them, a tenth of bands lacking."""
+    """Stars on models of the grid: 2 % errors, every second parallax, a tenth of bands lacking."""
     rng = np.random.default_rng(SEED)
     rows = rng.choice(np.flatnonzero(grid.label_table["eep"] < 600), count)
     av, rv = rng.uniform(0, 3, count), rng.normal(3.32, 0.18, count)

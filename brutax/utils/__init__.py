@@ -1,5 +1,6 @@
 """The ground floor: photometry, distributions, small matrices, sampling."""
 
+from brutax.utils._namespace import ArrayLike as ArrayLike
 from brutax.utils._namespace import as_float as as_float
 from brutax.utils.linalg import inverse3 as inverse3
 from brutax.utils.linalg import isPSD as isPSD

@@ -1,5 +1,6 @@
 """One source for NumPy and JAX: functions compute in the library their arguments come from."""
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -9,6 +10,9 @@ import jax.numpy as jnp
 import jax.scipy.special as jax_special
 import numpy as np
 import scipy.special as scipy_special
+
+# numbers in any form that NumPy and JAX understand: scalars, arrays, nested sequences of them
+ArrayLike = jax.Array | np.ndarray | np.generic | float | int | bool | Sequence
 
 
 def namespace(*arrays: object) -> ModuleType:
