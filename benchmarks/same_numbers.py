@@ -127,8 +127,8 @@ def of_fits(grid: StarGrid, folder: Path) -> Named:
         found["red"],
         found["dred"],
         found["dist"],
-        config=PhotometricOffsetsConfig(n_bootstrap=40),
-        rstate=np.random.default_rng(7),
+        config=PhotometricOffsetsConfig(n_bootstrap=40, random_seed=7),
+        verbose=False,
     )
     for k, value in enumerate(offsets):
         yield f"offsets/{k}", value
@@ -146,7 +146,7 @@ def of_clusters() -> Named:
     error = 0.02 * flux
     flux = flux + error * rng.standard_normal(flux.shape)
     value = isochrone_population_loglike(
-        (0.0, 9.2, 0.1, 3.3, 500.0), pop, flux, error, cluster_prob=0.9, dim_prior=True
+        (0.0, 9.2, 0.1, 3.3, 500.0, 0.1), pop, flux, error, cluster_prob=0.9, dim_prior=True
     )
     yield "isochrone_population_loglike", value
     model = cluster.ClusterModel(
@@ -160,9 +160,8 @@ def of_clusters() -> Named:
 
 
 def of_dust() -> Named:
-    from brutax.dust import SightLine, los_clouds_loglike_samples, make_sightline
+    from brutax.dust import los_clouds_loglike_samples, make_sightline
 
-    del SightLine
     rng = np.random.default_rng(SEED)
     modulus = rng.uniform(6, 14, (50, 40))
     reds = np.where(modulus > 9, 0.8, 0.2) + 0.1 * rng.standard_normal((50, 40))
@@ -170,11 +169,11 @@ def of_dust() -> Named:
     yield "los_clouds_loglike_samples", los_clouds_loglike_samples(theta, modulus, reds)
     line = make_sightline(10 ** (modulus / 5 - 2), np.abs(reds), n_draws=32)
     sightline = room("sightline", "analysis.sightline")
-    problem = (getattr(sightline, "problem", None) or sightline.sightline_problem)(line, 1)
-    if not callable(problem) and not isinstance(problem, infer.Problem):
-        raise TypeError(problem)
-    post = infer.fit(problem, "nuts", num_warmup=60, num_samples=60, num_chains=2, progress=False)
-    yield from leaves("sightline", {k: np.asarray(v) for k, v in post.samples.items()})
+    make = getattr(sightline, "problem", None)
+    make = make if callable(make) else sightline.sightline_problem
+    problem = make(line, 1)
+    post = infer.fit(problem, "nuts", num_warmup=60, num_samples=60, num_chains=2)
+    yield from of_posterior("sightline", post)
 
 
 def of_stars() -> Named:
@@ -184,13 +183,21 @@ def of_stars() -> Named:
     track = StarEvolTrack(EEPTracks(), filters=BANDS, verbose=False)
     seds, *_ = track.get_seds(mini=1.1, eep=380.0, feh=-0.2, av=0.3, rv=3.2, dist=700.0)
     mag = np.asarray(seds)
-    problem = make(track, mag, np.full(mag.shape, 0.02), parallax=1.4, parallax_err=0.05)
+    error = np.full(mag.shape, 0.02)
+    problem = make(track, mag, error, units="mag", parallax=1.4, parallax_err=0.05)
     keys = jax.random.split(jax.random.key(5), 6)
     values = []
     for key in keys:
         params = problem.prior.sample(key)
         values.append(np.asarray(problem.log_likelihood(params, problem.data)))
     yield "star_problem", np.array(values)
+
+
+def of_posterior(name: str, post: Any) -> Named:
+    for key, values in sorted(post.columns().items()):
+        yield f"{name} {key}", values
+    yield f"{name} weights", post.weights
+    yield f"{name} log evidence", np.array([post.logz, post.logz_err])
 
 
 def of_samplers() -> Named:
@@ -208,9 +215,7 @@ def of_samplers() -> Named:
         "map": {"num_draws": 50},
         "mle": {},
     }.items():
-        post = infer.fit(problem, method, progress=False, **options)
-        yield from leaves(f"infer {method}", {k: np.asarray(v) for k, v in post.samples.items()})
-        yield f"infer {method} log evidence", np.asarray(getattr(post, "log_evidence", None) or 0.0)
+        yield from of_posterior(f"infer {method}", infer.fit(problem, method, **options))
 
 
 def of_models() -> Named:
