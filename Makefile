@@ -1,8 +1,8 @@
 # make demo   fits mock stars offline and writes the folder demo/
 # make test   runs the tests, those of arithmetic in both precisions
 # make test-slow  runs those that take long: calibration, the reference path
-# make bench  runs the benchmarks and puts their table into the README (an hour; see `BENCH`)
-# make lint   checks style and types
+# make bench  runs the benchmarks and puts their table into docs/benchmarks.md (an hour; see `BENCH`)
+# make lint   checks style, format and types
 # make clean  removes what the others made
 #
 # Everything is installed into .venv, which needs Python 3.11 or later and the network, once.

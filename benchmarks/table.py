@@ -1,8 +1,8 @@
-"""The table "How right, how fast" of the README, made from the results of the benchmarks.
+"""The table of docs/benchmarks.md, made from the results of the benchmarks.
 
     python benchmarks/table.py          prints the table
-    python benchmarks/table.py --write  puts it into README.md
-    python benchmarks/table.py --check  says whether README.md has it
+    python benchmarks/table.py --write  puts it into docs/benchmarks.md
+    python benchmarks/table.py --check  says whether docs/benchmarks.md has it
 
 A line appears where its results are there, with what computed them and when.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from _common import known
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs/benchmarks.md"
 BEGIN, END = "<!-- made by benchmarks/table.py: begin -->\n", "<!-- end -->\n"
 MODELS = {"mist_small.h5": "25 486", "mist_medium.h5": "208 352", "mist_large.h5": "725 196"}
 BITS = {True: "every dataset equal bit for bit", False: "DIFFERENT"}
@@ -66,7 +66,7 @@ def exactness(settings: Any, results: Any) -> list[Line]:
         (
             f"Default path against quadrature, {count(settings['draws'])} draws",
             f"means within {number(median['mean'])} sigma (median), {number(worst['mean'])} "
-            f"(worst); deviations within {number(100 * median['std'])} %, "
+            f"(worst); standard deviations within {number(100 * median['std'])} %, "
             f"{number(100 * worst['std'])} %; ln evidence within "
             f"{number(median['ln evidence'])}, {number(worst['ln evidence'])}",
             command,
@@ -82,7 +82,8 @@ def exactness(settings: Any, results: Any) -> list[Line]:
 def calibration(settings: Any, results: Any) -> list[Line]:
     compared, draws = results["compared"], results["draws"]["default"]
     parts = []
-    for title, kind in (("means", "mean"), ("deviations", "std"), ("ln evidence", "ln evidence")):
+    titles = {"means": "mean", "standard deviations": "std", "ln evidence": "ln evidence"}
+    for title, kind in titles.items():
         rows = [row for name, row in compared.items() if name.startswith(kind)]
         z, width = (np.array([row[key] for row in rows]) for key in ("z_mean", "z_width"))
         parts.append(f"{title} {z[np.argmax(np.abs(z))]:+.2f}, {width.min():.2f}-{width.max():.2f}")
@@ -90,8 +91,9 @@ def calibration(settings: Any, results: Any) -> list[Line]:
     return [
         (
             f"Default against reference path, {settings['stars']} mock stars",
-            f"differences over their Monte Carlo error, mean (the worst) and width: "
-            f"{'; '.join(parts)}; median ratio of deviations {min(ratio):.3f}-{max(ratio):.3f}",
+            f"differences divided by their Monte Carlo error, mean (the worst) and width: "
+            f"{'; '.join(parts)}; median ratio of standard deviations "
+            f"{min(ratio):.3f}-{max(ratio):.3f}",
             "calibration.py",
         ),
         (
@@ -414,7 +416,10 @@ def inference(settings: Any, results: Any) -> list[Line]:
             took = f"{number(one['seconds'])} s"
             parts.append(f"{method} {found}, {widths}, {calls}, {took}{warned}")
         if parts:
-            what = f"{title}: ln Z less the true one, deviations over the true ones, calls, seconds"
+            what = (
+                f"{title}: ln Z less the true one, standard deviations divided by the true ones, "
+                "calls, seconds"
+            )
             out.append((what, "; ".join(parts), "inference.py"))
         many = results.get(f"{name}: nested, many")
         if many:
@@ -493,7 +498,7 @@ def lines() -> list[tuple[str, ...]]:
 
 
 def markdown() -> str:
-    """The table of the README."""
+    """The table of the page."""
     rows = [f"| {a} | {b} | `benchmarks/{c}` | {d} |\n" for a, b, c, d in lines()]
     return "".join(["| | measured | command | on |\n", "|---|---|---|---|\n", *rows])
 
@@ -507,14 +512,18 @@ def put(text: str) -> str:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--write", action="store_true", help="puts the table into README.md")
-    arguments.add_argument("--check", action="store_true", help="fails if README.md is another")
+    arguments.add_argument(
+        "--write", action="store_true", help="puts the table into docs/benchmarks.md"
+    )
+    arguments.add_argument(
+        "--check", action="store_true", help="fails if docs/benchmarks.md has another"
+    )
     args = arguments.parse_args()
-    text = README.read_text()
+    text = PAGE.read_text()
     if args.check and put(text) != text:
-        sys.exit("README.md differs from the results: run `python benchmarks/table.py --write`")
+        sys.exit(f"{PAGE.name} differs from the results: run `python benchmarks/table.py --write`")
     if args.write:
-        README.write_text(put(text))
+        PAGE.write_text(put(text))
     if not (args.check or args.write):
         for what, measured, command, where in lines():
             print(f"{what}\n    {measured}\n    {command}; {where}")
