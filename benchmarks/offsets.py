@@ -6,7 +6,7 @@ speed: `photometric_offsets` of 1000 stars x 250 draws x 8 bands on 100 000 mode
 resamplings, in single and double precision beside astro-brutus 1.2.0, each in a process of its
 own; the values with the same random numbers. recovery: samples of mock stars with offsets injected
 into one band that is fitted and one that is not, measured one by one by resampling. evidence: the
-first of these by `calibrate` with the evidence, all bands free. m67, orion: `calibrate` on
+first of these by `zeropoints.fit` with the evidence, all bands free. m67, orion: the same on
 real stars, beside the offsets that brutus publishes for its grid of MIST models (v9); figures.
 """
 
@@ -120,8 +120,8 @@ def speed(args: Any) -> dict[str, Any]:
 
 def recovery(args: Any) -> dict[str, Any]:
     import brutax
-    from brutax.zeropoints import PhotometricOffsetsConfig, measure_offsets
-    from brutax.zeropoints.fit import corrected
+    from brutax.zeropoints import PhotometricOffsetsConfig, measure
+    from brutax.zeropoints.stars import corrected
 
     grid = brutax.StarGrid.read(args.shared / GRID, bands=BANDS)
     cases = {
@@ -143,7 +143,7 @@ def recovery(args: Any) -> dict[str, Any]:
             flux, err = stars.flux[:, columns], stars.flux_err[:, columns]
             some = replace(stars, bands=fitted, flux=flux, flux_err=err)
             result = brutax.fit(some, grid, avlim=AV, verbose=False)
-            found = measure_offsets(result, grid, stars, poor_fits=True, config=config)
+            found = measure(result, grid, stars, poor_fits=True, config=config)
             pull = (found.offsets[at] - offset[at]) / found.errors[at]
             seen.setdefault(f"{name}, resampling", []).append((found.offsets[at] - 1, pull))
     return recovered(seen, dict((FITTED, UNFITTED)))
@@ -151,15 +151,15 @@ def recovery(args: Any) -> dict[str, Any]:
 
 def evidence(args: Any) -> dict[str, Any]:
     import brutax
-    from brutax.zeropoints import calibrate
-    from brutax.zeropoints.fit import corrected
+    from brutax import zeropoints
+    from brutax.zeropoints.stars import corrected
 
     grid = brutax.StarGrid.read(args.shared / GRID, bands=BANDS)
     offset = np.where(np.arange(len(BANDS)) == BANDS.index(FITTED[0]), 1 + FITTED[1], 1.0)
     seen: dict[str, list] = {}
     for seed in range(args.samples):
         stars = corrected(mock_stars(grid, seed), 1 / offset)
-        done = calibrate(grid, stars, 8, **EVIDENCE)
+        done = zeropoints.fit(grid, stars, 8, **EVIDENCE)
         shift = done.last.offsets - offset
         pulls = shift / done.last.errors
         for at, band in enumerate(BANDS):
@@ -203,9 +203,10 @@ def recovered(seen: dict[str, list], injected: dict[str, float]) -> dict[str, An
 
 def real(name: str, args: Any) -> dict[str, Any]:
     import brutax
+    from brutax import zeropoints
     from brutax.plotting import photometric_offsets, photometric_offsets_2d, zero_points
-    from brutax.zeropoints import PhotometricOffsetsConfig, calibrate
-    from brutax.zeropoints.fit import corrected
+    from brutax.zeropoints import PhotometricOffsetsConfig
+    from brutax.zeropoints.stars import corrected
 
     grid = brutax.StarGrid.read(args.shared / "models/mist_medium.h5", bands=BANDS)
     if name == "orion":
@@ -230,7 +231,7 @@ def real(name: str, args: Any) -> dict[str, Any]:
             published[line.split()[0]] = float(line.split()[2])
     reference = np.array([published[band] for band in BANDS])
     config = PhotometricOffsetsConfig(random_seed=SEED)
-    done = calibrate(grid, stars, 8, config=config)
+    done = zeropoints.fit(grid, stars, 8, config=config)
     last, first = done.last, done.rounds[0]
     rows = {
         band: {

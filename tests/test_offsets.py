@@ -11,19 +11,13 @@ from scipy.optimize import minimize
 from scipy.stats import chi2, norm
 
 import brutax
-from brutax import plotting
-from brutax.analysis import zeropoints
+from brutax import plotting, zeropoints
 from brutax.cli import main
 from brutax.data import load_offsets
 from brutax.fitting import mock_catalog
 from brutax.fitting.options import Priors
 from brutax.solver.density import Theta
-from brutax.zeropoints import (
-    PhotometricOffsetsConfig,
-    calibrate,
-    measure_offsets,
-    photometric_offsets,
-)
+from brutax.zeropoints import PhotometricOffsetsConfig, evidence, photometric_offsets
 from brutax.zeropoints.control_variates import zero_means
 from brutax.zeropoints.resampling import band_ratios
 
@@ -225,16 +219,16 @@ def test_gradient_of_the_evidence_is_exact():
     with jax.enable_x64(True):
         one = jnp.ones((1, 1))
         before = jnp.zeros((1, 40_000))
-        data = zeropoints._Fluxes(
+        data = evidence.Fluxes(
             flux * one, sigma * one, one, jnp.asarray(draws)[None, :, None], before, jnp.ones(1)
         )
-        start = zeropoints._log_like(jax.tree.map(lambda x: x[0], data), jnp.zeros(2))
+        start = evidence.log_likelihood(jax.tree.map(lambda x: x[0], data), jnp.zeros(2))
         data = data._replace(before=start[None])
         for at in ([0.0, 0.0], [0.02, 0.0], [-0.02, 3e-4]):
-            found = zeropoints._slope(jnp.asarray(at), data)
+            found = evidence.slope(jnp.asarray(at), data)
             assert abs(found.gain[0] - (exact(*at) - exact(0.0, 0.0))) < 0.01
             star = jax.tree.map(lambda x: x[0], data)
-            slope = jax.grad(zeropoints._gain, argnums=1)(star, jnp.asarray(at))
+            slope = jax.grad(evidence.log_gain, argnums=1)(star, jnp.asarray(at))
             np.testing.assert_allclose(found.score[0], slope, rtol=1e-9)
             noise = np.sqrt(np.diag(found.noise))
             step = 1e-4
@@ -243,7 +237,7 @@ def test_gradient_of_the_evidence_is_exact():
             step = 1e-6
             slope = (exact(at[0], at[1] + step) - exact(at[0], at[1] - step)) / (2 * step)
             assert abs(found.score[0, 1] - slope) < 4 * noise[1] < 8.0  # of single draws: some 200
-            assert 0.5 < found.worth[0] <= 1 + 1e-12
+            assert 0.5 < found.ess_per_draw[0] <= 1 + 1e-12
 
 
 def test_rounds_of_few_draws_find_the_maximum_of_the_evidence():
@@ -295,19 +289,19 @@ def test_rounds_of_few_draws_find_the_maximum_of_the_evidence():
 
     precision, slope = np.repeat([0.1**-2, 0.0], n_bands), np.repeat([0.0, 200.0], n_bands)
     free, seen = np.repeat([True, False], n_bands), np.full(n_bands, n_stars)
-    search = zeropoints._Search(tuple("abcd"), seen, precision, slope, free, floors=False)
-    offsets, places = np.ones(n_bands), []
+    search = evidence.Search(tuple("abcd"), seen, precision, slope, free, floors=False)
+    offsets, near = np.ones(n_bands), []
     with jax.enable_x64(True):
         for _ in range(14):
             point = np.concatenate([np.log(offsets), np.zeros(n_bands)])
             one, none = np.ones_like(flux), np.zeros((n_stars, n_draws))
             given = (flux, err, one, fitted_at(point[:n_bands]), none, np.ones(n_stars))
-            data = zeropoints._Fluxes(*map(jnp.asarray, given))
-            before = jax.vmap(zeropoints._log_like, in_axes=(0, None))(data, jnp.asarray(point))
+            data = evidence.Fluxes(*map(jnp.asarray, given))
+            before = jax.vmap(evidence.log_likelihood, in_axes=(0, None))(data, jnp.asarray(point))
             data = data._replace(before=before)
-            found = zeropoints._round(zeropoints._look(point, data), data, search, places)
+            found = evidence.next_round(evidence.sums_at(point, data), data, search, near)
             offsets = found.offsets
-    assert len(places) > 8
+    assert len(near) > 8
     off = (np.log(offsets) - best) / errors
     scatter = found.scatter_errors / errors
     assert (scatter < 0.6).all() and (np.abs(off) < 3 * scatter).all()
@@ -348,7 +342,7 @@ def test_functions_of_draws_have_zero_mean(fitted, small_grid):
 @pytest.mark.parametrize("method", ["resampling", "evidence"])
 def test_an_injected_offset_is_seen(fitted, small_grid, method):
     stars, result, _ = fitted
-    found = measure_offsets(result, small_grid, stars, method=method, poor_fits=True)
+    found = zeropoints.measure(result, small_grid, stars, method=method, poor_fits=True)
     assert found.bands == small_grid.bands and (found.n_stars > 100).all()
     contrast = np.eye(len(found.bands))[2] - 1.0 / len(found.bands)  # the rest is poorly known
     covariance = np.diag(found.errors / found.offsets) ** 2
@@ -361,33 +355,33 @@ def test_an_injected_offset_is_seen(fitted, small_grid, method):
     assert abs(off) < (0.02 if method == "resampling" else 0.03)
     if method == "evidence":
         np.testing.assert_allclose(found.covariance, found.covariance.T)
-        assert 0 < found.worth <= 1 and (found.floors >= 0).all()
+        assert 0 < found.ess_per_draw <= 1 and (found.floors >= 0).all()
 
 
 def test_results_and_tables_must_belong_together(fitted, small_grid, tmp_path):
     stars, result, _ = fitted
     with pytest.raises(ValueError, match="not in the table"):
-        measure_offsets(result, small_grid, stars.select(slice(0, 100)))
+        zeropoints.measure(result, small_grid, stars.select(slice(0, 100)))
     with pytest.raises(ValueError, match="another grid"):
-        measure_offsets(result, small_grid.select(rows=slice(0, 1000)), stars)
+        zeropoints.measure(result, small_grid.select(rows=slice(0, 1000)), stars)
     with pytest.raises(ValueError, match="method"):
-        measure_offsets(result, small_grid, stars, method="gradient")
+        zeropoints.measure(result, small_grid, stars, method="gradient")
     with pytest.raises(ValueError, match="applied"):
-        measure_offsets(result, small_grid, stars, applied=[1.0])
+        zeropoints.measure(result, small_grid, stars, applied=[1.0])
     order = np.random.default_rng(0).permutation(len(stars))
     config = PhotometricOffsetsConfig(random_seed=1)
-    one = measure_offsets(result, small_grid, stars, config=config)
-    two = measure_offsets(result, small_grid, stars.select(order), config=config)
+    one = zeropoints.measure(result, small_grid, stars, config=config)
+    two = zeropoints.measure(result, small_grid, stars.select(order), config=config)
     np.testing.assert_array_equal(one.offsets, two.offsets)
     np.testing.assert_array_equal(
         load_offsets(one.save(tmp_path / "offsets.txt"), one.bands), one.offsets
     )
 
 
-def test_calibration_repeats_until_offsets_stand(fitted, small_grid, caplog):
+def test_rounds_repeat_until_offsets_stand(fitted, small_grid, caplog):
     stars, *_ = fitted
     with caplog.at_level(logging.INFO, "brutax"):
-        done = calibrate(small_grid, stars, 8, tolerance=1.0, poor_fits=True, avlim=(0.0, 3.0))
+        done = zeropoints.fit(small_grid, stars, 8, tolerance=1.0, poor_fits=True, avlim=(0.0, 3.0))
     assert "round 1" in caplog.text
     assert done.converged == ("still move" not in caplog.text)
     assert np.median(done.result["obj_chi2min"]) < np.median(fitted[1]["obj_chi2min"])
@@ -402,7 +396,7 @@ def test_command(fitted, small_grid, capsys, caplog):
     command = [str(x) for x in (*command, "-g", folder / "grid.h5", "-o", out, "--poor-fits")]
     assert main([*command, "--figure", str(figure), "--seed", "4"]) == 0
     config = PhotometricOffsetsConfig(random_seed=4)
-    found = measure_offsets(result, small_grid, stars, poor_fits=True, config=config)
+    found = zeropoints.measure(result, small_grid, stars, poor_fits=True, config=config)
     np.testing.assert_allclose(load_offsets(out, small_grid.bands), found.offsets, rtol=1e-6)
     said = capsys.readouterr().out
     assert all(band in said for band in small_grid.bands) and figure.stat().st_size > 1000

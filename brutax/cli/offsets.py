@@ -12,7 +12,7 @@ from brutax.cli.fit import add_table_arguments, check_figure, read, refuse_clash
 from brutax.cli.options import UsageError, grid_from, shown, writable
 from brutax.data import load_offsets
 from brutax.models import default_grid
-from brutax.zeropoints import PhotometricOffsetsConfig, ZeroPoints, measure_offsets
+from brutax.zeropoints import PhotometricOffsetsConfig, ZeroPoints, measure
 
 NAME = "offsets"
 HELP = "offsets between photometry and models, from a file of posteriors"
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     _compare(result, stars, fitted)
     applied = load_offsets(args.offsets, stars.bands) if args.offsets else None
     config = PhotometricOffsetsConfig(n_bootstrap=args.bootstrap, random_seed=args.seed)
-    found = measure_offsets(
+    found = measure(
         result,
         grid,
         stars,
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _compare(result: FitResult, stars: Catalog, fitted: list[str]) -> None:
     """Says so where the table does not look like the one that was fitted."""
-    told = json.loads(result.attrs[FINGERPRINT])["stars"]
+    fitted_on = json.loads(result.attrs[FINGERPRINT])["stars"]
     columns = [stars.bands.index(band) for band in fitted if band in stars.bands]
     now = digest(
         stars.flux[:, columns],
@@ -91,7 +91,7 @@ def _compare(result: FitResult, stars: Catalog, fitted: list[str]) -> None:
         stars.coords,
         stars.source_id,
     )
-    if told != now:
+    if fitted_on != now:
         warn(
             "the table differs from the one that was fitted: other rows, or fluxes and errors read "
             "with other --offsets, --error-floor or --units"

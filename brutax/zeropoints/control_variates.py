@@ -4,11 +4,10 @@ For a density p that vanishes, or is multiplied by a phi that does, at its bound
 
     integral of d(phi p)/dx = 0,   so   < phi d ln p/dx + d phi/dx > = 0
 
-under p (Stein 1972). What other functions of the draws share with these can be taken off their
-means, and with it most of the scatter (Mira, Solgi & Imparato 2013).
+under p (Stein 1972). The part of other functions of the draws that is linear in these can be
+subtracted without changing their mean, and takes most of their scatter along: these are control
+variates (Mira, Solgi & Imparato 2013, Statistics and Computing 23, 653).
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,16 +24,18 @@ from brutax.solver import StarPrior
 from brutax.solver.density import Scalar, Theta, log_target
 from brutax.solver.inputs import Models
 
-RAMP = 2.0  # deviations over which phi rises from zero at a bound
+# phi rises from 0 at a bound to 1 within this many standard deviations of the draws: steep enough
+# to leave most draws at 1, flat enough that d phi/dx does not dominate
+RAMP = 2.0
 
 
 def zero_means(
     stars: Catalog, grid: StarGrid, priors: Priors, model: np.ndarray, theta: Theta
 ) -> Float[Array, "star draw 3"]:
-    """One function for each of ln(distance), A_V and R_V, at draws of the posteriors of stars.
+    """Functions of mean zero, one for each of ln(distance), A_V and R_V, at posterior draws.
 
     `stars`, `grid` and `priors` as they were fitted; `model` (star, draw) are rows of the grid,
-    `theta` parameters of the same shape.
+    `theta` (ln(d / kpc), A_V [mag], R_V), each (star, draw).
     """
     ready = ready_models(grid, priors)
     prior, per_star = star_priors(priors, stars.coords, grid.label_table)
@@ -50,21 +51,21 @@ def zero_means(
 def _zero_means(
     stars: Stars, av: AbstractPrior, prior: StarPrior, models: Models, place: Array, theta: Theta
 ) -> Array:
-    def of_star(given: Any) -> Array:
+    def of_star(given: tuple) -> Array:
         star, av, place, theta = given
         its = StarPrior(prior.distance, av, prior.rv)
         widths = [RAMP * jnp.std(x) for x in (theta.av, theta.rv)]
 
         def one(place: Array, theta: Theta) -> Array:
             slope = jax.grad(log_target)(theta, star, models[place], its)
-            balanced = [slope.eta]
+            zero_mean = [slope.eta]
             for x, down, bounds, width in (
                 (theta.av, slope.av, its.av, widths[0]),
                 (theta.rv, slope.rv, its.rv, widths[1]),
             ):
                 phi, rise = jax.value_and_grad(_ramp)(x, bounds.low, bounds.high, width)
-                balanced.append(phi * down + rise)
-            return jnp.stack(balanced)
+                zero_mean.append(phi * down + rise)
+            return jnp.stack(zero_mean)
 
         return jax.vmap(one)(place, theta)
 

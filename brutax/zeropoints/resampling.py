@@ -1,9 +1,10 @@
 """Photometric offsets: factors between observed and predicted fluxes, band by band.
 
 After Speagle et al. (2025, arXiv:2503.02227), in the call form of brutus 1.2.0. For every star and
-posterior draw the model's flux in a band over the observed one; draws of stars that were fitted
-with that band are weighted as if it had been left out, by their chi-squares; stars and draws are
-resampled together, and the offset is the median of the medians.
+posterior draw the ratio is that of the model's flux in a band and the observed one. Draws of stars
+that were fitted with that band are weighted as if it had been left out, by their chi-squares. Stars
+and draws are resampled together (bootstrap), and the offset is the median over samples of the
+median ratio.
 """
 
 import functools
@@ -17,24 +18,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from brutax.models.grid.sed import LN_PER_MAG, reddened_mag
+from brutax.models import reddened_mag
 from brutax.utils.math import log_chisquare_density
+from brutax.utils.photometry import LN_PER_MAG
 
 log = logging.getLogger("brutax")
 
 METHODS = ("bootstrap_std", "bootstrap_iqr")
-IQR_PER_SIGMA = 1.349  # interquartile range of a normal distribution
+IQR_PER_SIGMA = 1.349  # interquartile range of a normal distribution, in standard deviations
 
 
 @dataclass(frozen=True)
 class PhotometricOffsetsConfig:
     """Settings of `photometric_offsets`, with brutus' names and defaults.
 
-    A star counts for a band with at least `min_bands_used` other bands where the band was fitted,
-    with at least `min_bands_unused` bands where it was not. `uncertainty_method` is
-    'bootstrap_iqr' or 'bootstrap_std'. With `progress_interval`, each so many bands are logged (0:
-    none). `use_vectorized_bootstrap` is accepted and has no effect. Raises `ValueError`
-    for values out of range.
+    A star is used for a band that was fitted if it has at least `min_bands_used` others, and for a
+    band that was not if it has at least `min_bands_unused`. `n_bootstrap` is the number of
+    resampled samples; their spread is the error, by `uncertainty_method`: 'bootstrap_iqr'
+    (interquartile range / 1.349) or 'bootstrap_std'. Progress is logged after every
+    `progress_interval` bands (0: never). `use_vectorized_bootstrap` is accepted and has no effect.
+    Raises `ValueError` for values out of range.
     """
 
     min_bands_used: int = 4
@@ -82,11 +85,11 @@ class _Sample(NamedTuple):
 
     def chi2(self, band: Any) -> Float[Array, "star draw"]:
         """Chi-square of a band, 0 where it was not observed."""
-        seen = self.mask[:, band]
-        err = jnp.where(seen, self.err[:, band], 1.0) * self.old[band]
-        phot = jnp.where(seen, self.phot[:, band], 0.0) * self.old[band]
-        pull = (phot[:, None] - self.flux(band)) / err[:, None]
-        return jnp.where(seen[:, None], pull**2, 0.0)
+        valid = self.mask[:, band]
+        err = jnp.where(valid, self.err[:, band], 1.0) * self.old[band]
+        phot = jnp.where(valid, self.phot[:, band], 0.0) * self.old[band]
+        resid = (phot[:, None] - self.flux(band)) / err[:, None]
+        return jnp.where(valid[:, None], resid**2, 0.0)
 
 
 @jax.jit
@@ -102,8 +105,11 @@ def _chi2_of_all(sample: _Sample) -> Float[Array, "star draw"]:
 def _ratios(
     sample: _Sample, band: Any, chi2_full: Array, *, fitted: bool, dim_prior: bool
 ) -> tuple[Array, Array, Array]:
-    """Ratios of predicted and observed fluxes (star, draw), sums of their weights up to each draw
-    over all, and the sum of each star, 0 where its draws say nothing."""
+    """Of a band (star, draw): ratios of predicted and observed fluxes, and cumulative weights.
+
+    Cumulative weights end at 1. The third value (star,) is the sum of the weights before they were
+    normalised, 0 where no draw of the star has a weight.
+    """
     flux = sample.flux(band)
     phot = jnp.where(sample.phot[:, band] > 0, sample.phot[:, band], 1.0)
     weight = jnp.ones_like(flux)
@@ -133,7 +139,7 @@ def _drawn(
     stars: Int[Array, "replicate place"],
     u: Float[Array, "replicate place"],
 ) -> Float[Array, "replicate place"]:
-    """Ratios of one draw per star: the first whose sum of weights reaches u."""
+    """Ratios of one draw per star: the first whose cumulative weight reaches u."""
     n_draws = ratios.shape[1]
     first, low = n_draws * stars, jnp.zeros_like(stars)
     for bit in reversed(range((n_draws - 1).bit_length())):  # binary search in each row
@@ -166,20 +172,20 @@ def photometric_offsets(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Offsets by which observed fluxes must be multiplied, their errors, and stars per band.
 
-    `phot`, `err`, `mask`: (star, band) fluxes in the unit of the models [maggies], errors, and 1
-    where observed. `models`: (model, band, 3) magnitude coefficients; `idxs`, `reds` (A_V),
-    `dreds` (R_V), `dists` [kpc]: (star, draw). `sel` (star,) chooses stars, `weights` (star,
-    draw) weigh draws, `mask_fit` (band,) says which bands were fitted (default: all), with
-    fluxes multiplied by `old_offsets`; what is returned are total offsets. With `dim_prior` the
-    draws are taken to come from brutus' chi-square likelihood, else from the Gaussian one, which
-    is that of `brutax.fit`. `prior_mean` and `prior_std` (band,): Gaussian priors.
+    Each is (band,). `phot`, `err`, `mask`: (star, band) fluxes in the unit of the models [maggies],
+    errors, and 1 where observed. `models`: (model, band, 3) magnitude coefficients; `idxs`, `reds`
+    (A_V), `dreds` (R_V), `dists` [kpc]: (star, draw). `sel` (star,) chooses stars, `weights` (star,
+    draw) are those of the draws, `mask_fit` (band,) says which bands were fitted (default: all),
+    with fluxes multiplied by `old_offsets`; what is returned are total offsets. With `dim_prior`
+    the draws are taken to come from brutus' chi-square likelihood, else from the Gaussian one,
+    which is that of `brutax.fit`. `prior_mean` and `prior_std` (band,): Gaussian priors.
 
     A band without a star has offset 1 and an infinite error, or its prior. Fluxes that are not
     positive and stars whose draws all have no weight are left out of a band.
 
     `rng`, or `config.random_seed`, chooses the resampling: with the same generator the values are
-    those of brutus 1.2.0. Raises `ValueError` for shapes, values or options that do not go
-    together.
+    those of brutus 1.2.0. Raises `ValueError` for shapes, values or options that contradict each
+    other.
     """
     config = PhotometricOffsetsConfig() if config is None else config
     rng = np.random.default_rng(config.random_seed) if rng is None else rng
@@ -188,7 +194,7 @@ def photometric_offsets(
         config.validate_inputs,
     )  # fmt: skip
     prior = _prior(prior_mean, prior_std, fitted.size)
-    seen, phot = np.asarray(sample.mask), np.asarray(sample.phot)
+    valid, phot = np.asarray(sample.mask), np.asarray(sample.phot)
     weighted = np.asarray(jnp.sum(sample.weights, axis=1)) > 0
     chi2 = _chi2_of_all(sample) if fitted.any() else jnp.zeros(sample.av.shape, sample.av.dtype)
     offsets, errors = np.ones(fitted.size), np.full(fitted.size, np.inf)
@@ -209,9 +215,9 @@ def photometric_offsets(
     for band in range(fitted.size):
         ratios, reached, total = ready
         ready = start(min(band + 1, fitted.size - 1))
-        others = seen.sum(axis=1) - (seen[:, band] if fitted[band] else 0)
+        others = valid.sum(axis=1) - (valid[:, band] if fitted[band] else 0)
         least = config.min_bands_used if fitted[band] else config.min_bands_unused
-        good = seen[:, band] & sel & (others >= least) & weighted & (phot[:, band] > 0)
+        good = valid[:, band] & sel & (others >= least) & weighted & (phot[:, band] > 0)
         stars = np.flatnonzero(good & (np.asarray(total) > 0))
         used[band] = stars.size
         if stars.size:
@@ -243,7 +249,7 @@ def band_ratios(
     dim_prior: bool = True,
     offset: Any = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of each band, predicted over observed fluxes, and their weights, both (star, draw).
+    """Of each band, ratios of predicted and observed fluxes and their weights, (star, draw).
 
     Arguments are those of `photometric_offsets`, with `offset` (band,) multiplying the observed
     fluxes. Weights are those of the draws had the band not been fitted, and add up to 1; they are
@@ -252,12 +258,12 @@ def band_ratios(
     sample, *_ = _arrange(
         phot, err, mask, models, idxs, reds, dreds, dists, None, weights, None, offset, True
     )
-    seen = np.asarray(sample.mask)
+    valid = np.asarray(sample.mask)
     chi2 = _chi2_of_all(sample)
-    for band in range(seen.shape[1]):
+    for band in range(valid.shape[1]):
         ratios, reached, total = _ratios(sample, band, chi2, fitted=True, dim_prior=dim_prior)
-        others = seen.sum(axis=1) - seen[:, band]
-        good = seen[:, band] & (others >= PhotometricOffsetsConfig.min_bands_used)
+        others = valid.sum(axis=1) - valid[:, band]
+        good = valid[:, band] & (others >= PhotometricOffsetsConfig.min_bands_used)
         good = good & (np.asarray(total) > 0) & (np.asarray(sample.phot)[:, band] > 0)
         weight = np.diff(np.asarray(reached), axis=1, prepend=0.0) * good[:, None]
         yield np.asarray(ratios) / float(sample.old[band]), weight
@@ -350,13 +356,13 @@ def _arrange(
             raise ValueError(f"{name} is {found[name].shape}; with this phot and idxs, {shape}")
     if validate:
         _check(phot, found)
-    seen = found["mask"].astype(bool)
+    valid = found["mask"].astype(bool)
     kind = jax.dtypes.canonicalize_dtype(float)
     sample = _Sample(
         models=jnp.asarray(found["models"], kind),
-        phot=jnp.asarray(np.where(seen, phot, 0.0), kind),
-        err=jnp.asarray(np.where(seen, found["err"], 1.0), kind),
-        mask=jnp.asarray(seen),
+        phot=jnp.asarray(np.where(valid, phot, 0.0), kind),
+        err=jnp.asarray(np.where(valid, found["err"], 1.0), kind),
+        mask=jnp.asarray(valid),
         idxs=jnp.asarray(idxs.astype(np.int32)),
         av=jnp.asarray(found["reds"], kind),
         rv=jnp.asarray(found["dreds"], kind),
@@ -372,8 +378,8 @@ def _check(phot: np.ndarray, found: dict[str, np.ndarray]) -> None:
     mask, err, idxs = found["mask"], found["err"], found["idxs"]
     if not np.isin(mask, (0, 1)).all():
         raise ValueError("mask holds other values than 0 and 1")
-    seen = mask.astype(bool)
-    bad = seen & ~(np.isfinite(phot) & np.isfinite(err) & (err > 0))
+    valid = mask.astype(bool)
+    bad = valid & ~(np.isfinite(phot) & np.isfinite(err) & (err > 0))
     if bad.any():
         star, band = np.argwhere(bad)[0]
         raise ValueError(
