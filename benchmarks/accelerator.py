@@ -32,7 +32,8 @@ import brutax
 from brutax.catalog import make_catalog
 from brutax.fitting import Priors
 from brutax.fitting.devices import bytes_per_star
-from brutax.fitting.prepare import device_models, model_log_prior, repeat, star_priors
+from brutax.fitting.prepare import device_models, model_log_prior
+from brutax.fitting.prior import repeat, star_priors
 from brutax.fitting.rounds import star_keys
 from brutax.solver import Settings, posterior
 from brutax.solver.magnitude_scores import quick_screen
@@ -151,9 +152,9 @@ def fit_to_compare(case: dict[str, Any]) -> dict[str, Any]:
     with np.load(case["stars_file"]) as file:
         arrays = {name: file[name][: case["stars"]] for name in COLUMNS}
     stars = make_catalog(arrays.pop("flux"), arrays.pop("flux_err"), grid.bands, **arrays)
-    result = brutax.fit(stars, grid, verbose=False)
+    result = brutax.fit(stars, grid, progress=False)
     back = np.arange(len(stars))[::-1]  # the same stars beside others
-    again = brutax.fit(stars.select(back), grid, verbose=False)
+    again = brutax.fit(stars.select(back), grid, progress=False)
     differ = [
         name
         for name in result
@@ -252,7 +253,7 @@ def main() -> None:
             in_own_process(__file__, case | more, JAX_PLATFORMS="cpu")
         if "fits" in wanted:
             script = str(Path(__file__).with_name("stress.py"))
-            for mode, kept in {"draws": {}, "no draws": {"n_draws": 0}}.items():
+            for mode, kept in {"draws": {}, "no draws": {"draws": 0}}.items():
                 more = {"stars": args.stars, "kept": kept}
                 results[mode] = run = in_own_process(script, case | more)
                 print(f"{mode}: {run['stars_per_s']:.5g} stars/s; {run['seconds']:.3g} s in all")

@@ -35,7 +35,7 @@ def make_stars(grid: brutax.StarGrid, number: int, seed: int) -> Any:
 
 def timed_fit(stars: Any, grid: brutax.StarGrid, path: Path) -> tuple[Any, float]:
     start = time.perf_counter()
-    result = brutax.fit(stars, grid, path, overwrite=True, verbose=False)
+    result = brutax.fit(stars, grid, output=brutax.Output(path, overwrite=True), progress=False)
     return result, time.perf_counter() - start
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from _common import PS, TMASS, parse, parser, table, write
 
 import brutax
-from brutax.fitting.mock import mock_catalog
+from brutax.fitting import FitOptions, fit_catalog, mock_catalog
 
 COMPARED = ("dist", "av", "rv", "mini", "feh", "loga")
 ON_NODES = ("mini", "feh", "loga")  # have few values, those of the grid
@@ -138,10 +138,17 @@ def main() -> None:
 
         def fit(name: str, **options: Any) -> brutax.FitResult:
             path = folder / f"{name}.h5"
-            return brutax.fit(catalog, grid, path, n_draws=0, verbose=False, **options)
+            return brutax.FitResult.load(
+                fit_catalog(
+                    catalog,
+                    grid,
+                    FitOptions(draws=0, **options),
+                    output=brutax.Output(path, verbose=False),
+                )
+            )
 
         runs = [fit(f"default-{seed}", seed=seed) for seed in range(1 + args.replicas)]
-        exact = fit("reference", method="reference", n_samples=MORE * DRAWS)
+        exact = fit("reference", method="reference", weighted_draws=MORE * DRAWS)
         first, *replicas = map(moments, runs)
         compared = compare(first, replicas, moments(exact), runs[0].fitted & exact.fitted)
         draws = {"default": worth(runs[0]), "reference": worth(exact)}

@@ -15,8 +15,9 @@ import numpy as np
 from _common import parse, parser, table, write
 
 import brutax
-from brutax.fitting.options import Priors
-from brutax.fitting.prepare import device_models, model_log_prior, star_priors
+from brutax.fitting import FitOptions, Priors, fit_catalog
+from brutax.fitting.prepare import device_models, model_log_prior
+from brutax.fitting.prior import star_priors
 from brutax.solver import Settings, model_log_weights
 
 COMPARED = ("dist", "av", "mini", "loga")
@@ -95,19 +96,18 @@ def main() -> None:
     args = parse(arguments)
     stars, grid_path = args.shared / "gold/open_stars.csv", args.shared / "models/mist_small.h5"
     exact = exact_posteriors(args.shared / "gold/open_exact.h5")
-    many = brutax.fit(
-        stars, grid_path, units="maggies", method="fast", n_samples=args.draws, verbose=False
-    )
-    ids = many["source_id"]
     grid = brutax.StarGrid.read(grid_path)
     catalog = brutax.read_stars(stars, grid.bands, units="maggies")
     grid = grid.select(bands=catalog.bands)
+    options = FitOptions(effort="low", weighted_draws=args.draws)
+    many = fit_catalog(catalog, grid, options, output=brutax.Output(verbose=False))
+    ids = many["source_id"]
     distances = {
         name: total_variation(catalog, grid, exact, quadrature)
         for name, quadrature in (("quadrature", True), ("Laplace", False))
     }
     results = {"total_variation": report("Reference path: total variation", distances, ids)}
-    title = f"Default path (method='fast') with {args.draws:,} draws"
+    title = f"Default path (one round) with {args.draws:,} draws"
     results["default"] = report(title, differences(many, exact), ids)
     scatter = 1 / np.sqrt(many["obj_ess"])
     print(
@@ -117,8 +117,12 @@ def main() -> None:
 
     print("\nWorth of the draws at the default settings")
     columns: dict[str, np.ndarray] = {}
-    for method in ("fast", "auto", "reference"):
-        one = brutax.fit(stars, grid_path, units="maggies", method=method, verbose=False)
+    for method, how in {
+        "fast": {"effort": "low"},
+        "auto": {},
+        "reference": {"method": "reference"},
+    }.items():
+        one = brutax.fit(stars, grid_path, units="maggies", progress=False, **how)
         ess, k = one["obj_ess"], one["obj_khat"]
         columns |= {f"{method} ESS": ess, f"{method} ESS/S": ess / one["obj_nsamp"]}
         columns |= {f"{method} k": k}

@@ -24,6 +24,7 @@ from _common import ORION, ORION_DATASET, PS, TMASS, parse, parser, table, write
 import brutax
 from brutax.catalog import PosteriorStore
 from brutax.catalog.store import read_arrays
+from brutax.fitting import FitOptions, fit_catalog
 
 BATCH = 8  # small, so that there are many moments to be killed at
 
@@ -42,7 +43,8 @@ def orion(shared: Path, number: int) -> Any:
 
 
 def run(stars: Any, grid: Any, path: Path, batch: int, **options: Any) -> None:
-    brutax.fit(stars, grid, path, batch_size=batch, verbose=False, **options)
+    output = brutax.Output(path, verbose=False, progress=options.pop("progress", None))
+    fit_catalog(stars, grid, FitOptions(batch_size=batch, **options), output=output)
 
 
 def child(shared: Path, number: int, path: Path, batch: int) -> None:

@@ -71,10 +71,10 @@ def main() -> None:
         result = brutax.fit(
             source,
             brutax.StarGrid.read(args.shared / "models/mist_medium.h5", bands=BANDS),
-            Path(folder) / "m67.h5",
+            output=Path(folder) / "m67.h5",
             units={"photometry": "mag"},
             error_floor=0.02,
-            verbose=False,
+            progress=False,
         )
     seconds = time.perf_counter() - start
     poor = result["status"] & brutax.Status.POOR_FIT != 0

@@ -44,9 +44,9 @@ AV = (0.0, 3.0)  # of mock stars and of their fits [mag]
 GRID = "models/mist_small.h5"  # of mock stars
 EVIDENCE: dict[str, Any] = {
     "method": "evidence",
-    "n_draws": 2048,
-    "n_samples": 2048,
-    "avlim": AV,
+    "draws": 2048,
+    "effort": "high",
+    "priors": brutax.Priors(av=AV),
     "prior_std": 0.3,  # the same 4 % in every sample is no draw from a narrow prior
     "floors": False,
     "poor_fits": True,
@@ -142,7 +142,7 @@ def recovery(args: Any) -> dict[str, Any]:
             columns = [BANDS.index(x) for x in fitted]
             flux, err = stars.flux[:, columns], stars.flux_err[:, columns]
             some = replace(stars, bands=fitted, flux=flux, flux_err=err)
-            result = brutax.fit(some, grid, avlim=AV, verbose=False)
+            result = brutax.fit(some, grid, priors=brutax.Priors(av=AV), progress=False)
             found = measure(result, grid, stars, poor_fits=True, config=config)
             pull = (found.offsets[at] - offset[at]) / found.errors[at]
             seen.setdefault(f"{name}, resampling", []).append((found.offsets[at] - 1, pull))
@@ -246,7 +246,7 @@ def real(name: str, args: Any) -> dict[str, Any]:
     table((name, *rows[BANDS[0]]), [(band, *row.values()) for band, row in rows.items()])
     fig, _ = zero_points(done.rounds, reference=reference, reference_label="brutus, grid v9")
     save_figure(fig, f"offsets_{name}")
-    before = brutax.fit(stars, grid, verbose=False)
+    before = brutax.fit(stars, grid, progress=False)
     for when, result, applied in (
         ("before", before, np.ones(len(BANDS))),
         ("after", done.result, last.offsets),

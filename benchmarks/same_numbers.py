@@ -136,8 +136,7 @@ def of_fits(grid: StarGrid, folder: Path) -> Named:
 
 def of_clusters() -> Named:
     cluster = room("cluster", "analysis.cluster")
-    bands = ("Gaia_G", "Gaia_BP", "Gaia_RP", "2MASS_J", "2MASS_Ks")
-    pop = StellarPop(Isochrone(), filters=bands, verbose=False)
+    pop = StellarPop(Isochrone(), filters=BANDS, verbose=False)
     found = pop.get_seds(feh=0.0, loga=9.2, av=0.1, rv=3.3, dist=500.0)[0]
     found = np.asarray(found)
     rng = np.random.default_rng(SEED)
@@ -149,11 +148,16 @@ def of_clusters() -> Named:
         (0.0, 9.2, 0.1, 3.3, 500.0, 0.1), pop, flux, error, cluster_prob=0.9, dim_prior=True
     )
     yield "isochrone_population_loglike", value
-    model = cluster.ClusterModel(
-        pop, cluster.make_stars(flux, error), cluster.Layout(main=60, late=48, ratios=12)
-    )
+    layout = cluster.Layout(main=64, late=48, ratios=12)
+    model = cluster.ClusterModel(pop, cluster.make_stars(flux, error), layout=layout)
     params = cluster.ClusterParams(
-        feh=0.05, loga=9.25, av=0.15, rv=3.3, dist=510.0, field_fraction=0.1, binary_fraction=0.4
+        feh=0.05,
+        loga=9.25,
+        av=0.15,
+        rv=3.3,
+        distance_pc=510.0,
+        field_fraction=0.1,
+        binary_fraction=0.4,
     )
     gradient = jax.jit(jax.value_and_grad(lambda p: model.log_likelihood(p)))
     yield from leaves("ClusterModel", gradient(jax.tree.map(jnp.asarray, params)))
@@ -165,7 +169,7 @@ def of_dust() -> Named:
     rng = np.random.default_rng(SEED)
     modulus = rng.uniform(6, 14, (50, 40))
     reds = np.where(modulus > 9, 0.8, 0.2) + 0.1 * rng.standard_normal((50, 40))
-    theta = np.array([0.03, 0.1, 0.2, 8.0, 0.5, 11.0, 0.9])
+    theta = np.array([0.03, 0.1, 0.1, 0.2, 8.0, 0.5, 11.0, 0.9])
     yield "los_clouds_loglike_samples", los_clouds_loglike_samples(theta, modulus, reds)
     line = make_sightline(10 ** (modulus / 5 - 2), np.abs(reds), n_draws=32)
     sightline = room("sightline", "analysis.sightline")

@@ -86,7 +86,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 
     def fit(stars: Any) -> tuple[Any, float]:
         start = time.perf_counter()
-        result = brutax.fit(stars, grid, path, overwrite=True, verbose=False)
+        result = brutax.fit(stars, grid, output=brutax.Output(path, overwrite=True), progress=False)
         return result, time.perf_counter() - start
 
     fit(stars.select(slice(WARM_UP)))

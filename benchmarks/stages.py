@@ -27,8 +27,9 @@ from _common import PS, TMASS, answer, in_own_process, parse, parser, table, wri
 from against_brutus import make_stars
 
 import brutax
-from brutax.fitting import Options, Output, Priors
-from brutax.fitting.prepare import device_models, model_log_prior, repeat, star_priors
+from brutax.fitting import FitOptions, Output, Priors
+from brutax.fitting.prepare import device_models, model_log_prior
+from brutax.fitting.prior import repeat, star_priors
 from brutax.solver import Settings, fit_stars, posterior
 from brutax.solver.magnitude_scores import quick_screen
 from brutax.solver.shortlist import draw_from_tiles, shortlist
@@ -130,13 +131,13 @@ def whole(stars: Any, grid: Any, repeats: int) -> dict[str, Any]:
     """Milliseconds per star of whole fits, and of a fit of one star, most of which is set-up."""
     fitter, seconds = brutax.BruteForce(grid, verbose=False), {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, method, path in (
-            ("first round only", "fast", None),
-            ("with later rounds", "auto", None),
-            ("to disk", "auto", Path(folder) / "fit.h5"),
+        for name, effort, path in (
+            ("first round only", "low", None),
+            ("with later rounds", "normal", None),
+            ("to disk", "normal", Path(folder) / "fit.h5"),
         ):
             output = Output(path=path, overwrite=True, verbose=False)
-            options = Options(method=method)
+            options = FitOptions(effort=effort)
             fit = functools.partial(fitter.fit_catalog, stars, options, output=output)
             seconds[name] = fastest(fit, repeats)
         output, one = Output(verbose=False), stars.select(slice(1))

@@ -39,7 +39,7 @@ import jax
 marks = [time.perf_counter()]
 mark = lambda: marks.append(time.perf_counter())
 import brutax
-from brutax.fitting.options import Priors
+from brutax.fitting import Priors
 from brutax.fitting.prepare import ready_models
 mark()
 grid = brutax.StarGrid.read(sys.argv[1], bands=sys.argv[2].split(","))
@@ -54,7 +54,7 @@ mag, err = [16.5, 15.9, 15.7, 15.6, 15.5, 14.5, 14.1, 14.0], [0.02] * 8
 def table():
     star = {b: [m] for b, m in zip(grid.bands, mag)} | {b + "_err": [0.02] for b in grid.bands}
     star |= {"parallax": [1.0], "parallax_err": [0.05], "l": [90.0], "b": [30.0]}
-    return brutax.fit(star, grid, units="mag", verbose=False)
+    return brutax.fit(star, grid, units="mag", progress=False)
 def single():
     fitter = brutax.BruteForce(grid, verbose=False)
     more = {"parallax": 1.0, "parallax_err": 0.05, "data_coords": (90.0, 30.0), "n_samples": 1000}

@@ -38,7 +38,7 @@ from brutax.catalog import make_catalog
 MODES = {
     "float32": {},
     "float16": {"draw_dtype": "float16"},
-    "no draws": {"n_draws": 0},
+    "no draws": {"draws": 0},
 }
 COLUMNS = ("flux", "flux_err", "parallax", "parallax_err", "coords", "source_id")
 POINTS = 300  # of the memory curve that are kept
@@ -90,7 +90,16 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
             yield count
 
     with Memory() as memory:
-        result = brutax.fit(stars, grid, path, overwrite=True, progress=watch, **case["kept"])
+        kept = case["kept"]
+        result = brutax.fit(
+            stars,
+            grid,
+            output=brutax.Output(
+                path, overwrite=True, draw_dtype=kept.get("draw_dtype", "float32")
+            ),
+            draws=kept.get("draws", 250),
+            progress=watch,
+        )
         seconds = time.perf_counter() - memory.start
     clock, done = np.array(marks).T
     first = np.searchsorted(done, 0.1 * len(stars))

@@ -16,12 +16,15 @@ from brutax import models as models
 from brutax import priors as priors
 from brutax import utils as utils
 from brutax.catalog import FitResult as FitResult
+from brutax.catalog import load as load
 from brutax.catalog import read_stars as read_stars
 from brutax.compat.brutus import BruteForce as BruteForce
 from brutax.data import fetch_dustmaps as fetch_dustmaps
 from brutax.data import fetch_grids as fetch_grids
 from brutax.data import fetch_isos as fetch_isos
 from brutax.data import load_models as load_models
+from brutax.fitting import Output as Output
+from brutax.fitting import Priors as Priors
 from brutax.fitting import fit as fit
 from brutax.fitting import mock_catalog as mock_catalog
 from brutax.models import EEPTracks as EEPTracks
@@ -34,8 +37,6 @@ from brutax.models import StellarPop as StellarPop
 from brutax.models import demo_grid as demo_grid
 from brutax.utils import inv_magnitude as inv_magnitude
 from brutax.utils import magnitude as magnitude
-
-load = FitResult.load
 
 __version__ = _version("brutax")
 

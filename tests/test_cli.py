@@ -16,11 +16,12 @@ from brutax.catalog import read_stars
 from brutax.cli import fit as fit_command
 from brutax.cli import main, report
 from brutax.cli.app import COMMANDS
-from brutax.models import Status, demo_grid
+from brutax.fitting import FitOptions, Output, fit_catalog
+from brutax.models import StarGrid, Status, demo_grid
 
 BANDS = ("PS_g", "PS_r", "PS_i", "2MASS_J", "2MASS_Ks")
 N_STARS = 20
-FAST = ("--method", "fast", "--batch-size", "8", "--n-draws", "50")  # one program for all tests
+FAST = ("--effort", "low", "--batch-size", "8", "--draws", "50")  # one program for all tests
 
 
 class Files:
@@ -91,9 +92,10 @@ def test_fit_in_half_precision(files, tmp_path, capsys):
 
 
 def test_fit_is_that_of_the_library(files):
-    result = brutax.fit(
-        files.stars, files.grid, method="fast", batch_size=8, n_draws=50, verbose=False
-    )
+    grid = StarGrid.read(files.grid)
+    options = FitOptions(effort="low", batch_size=8, draws=50)
+    stars = brutax.read_stars(files.stars, grid.bands)
+    result = fit_catalog(stars, grid, options, output=Output(verbose=False))
     assert np.array_equal(result["samps_dist"], brutax.load(files.output)["samps_dist"])
 
 
@@ -175,7 +177,7 @@ def test_another_table_with_map_units_and_bands(files, capsys):
 
 def test_refuses_to_mix_two_fits(files, capsys):
     rejected(capsys, [*files.fit, "-o", files.output, "--seed", "1"], "another fit", "seed was 0")
-    rejected(capsys, [*files.fit, "-o", files.output, "--avlim", "0,5"], "priors", "overwrite")
+    rejected(capsys, [*files.fit, "-o", files.output, "--av", "0,5"], "priors", "overwrite")
 
 
 @pytest.mark.parametrize(
@@ -189,13 +191,13 @@ def test_refuses_to_mix_two_fits(files, capsys):
         (["--bands", "PS_g,PS_q"], ["no", "'PS_q'", "PS_g"]),
         (["--map", "PS_g=nothing"], ["nothing", "lacks"]),
         (["--map", "PS_g"], ["not a pair"]),
-        (["--avlim", "3,0"], ["avlim", "increasing"]),
-        (["--avlim", "3"], ["--avlim", "two numbers"]),
-        (["--avlim=-1,3"], ["negative extinction"]),
+        (["--av", "3,0"], ["av must be", "increasing"]),
+        (["--av", "3"], ["no prior", "LOW,HIGH"]),
+        (["--av=-1,3"], ["negative extinction"]),
         (["--rvlim", "4,4"], ["rvlim", "increasing"]),
-        (["--av-gauss", "1,0"], ["av_gauss", "positive deviation"]),
-        (["--n-draws", "-1"], ["n_draws"]),
-        (["--draws", "0", "--figure", "x.png"], ["--figure", "--n-draws 0"]),
+        (["--av", "normal:1,0"], ["standard deviation must be positive"]),
+        (["--draws", "-1"], ["draws"]),
+        (["--draws", "0", "--figure", "x.png"], ["--figure", "--draws 0"]),
         (["--draw-dtype", "float8"], ["--draw-dtype", "float16"]),
         (["--batch-size", "0"], ["batch_size"]),
         (["--method", "magic"], ["--method", "magic", "reference"]),
@@ -312,8 +314,8 @@ def test_usage(capsys):
 
 def test_debug_shows_the_traceback(files, monkeypatch):
     monkeypatch.setenv("BRUTAX_DEBUG", "1")
-    with pytest.raises(ValueError, match="avlim"):
-        main([*files.fit, "-o", str(files.folder / "never.h5"), "--avlim", "3,0"])
+    with pytest.raises(ValueError, match="av must be"):
+        main([*files.fit, "-o", str(files.folder / "never.h5"), "--av", "3,0"])
 
 
 def test_info(files, capsys, tmp_path):

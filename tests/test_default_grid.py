@@ -68,14 +68,14 @@ def test_a_folder_that_cannot_be_written(small, caplog, tmp_path):
 def test_fit_without_a_grid(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["mock", "--bands", ",".join(BANDS), "-n", "6", "-o", "stars.csv", "-q"]) == 0
-    fast = ["--method", "fast", "--n-draws", "50", "--batch-size", "8"]
+    fast = ["--effort", "low", "--draws", "50"]
     assert main(["fit", "stars.csv", *fast]) == 0
     out = capsys.readouterr().out
     assert "fitted 6 of 6" in out and "grids" in out
     result = brutax.load("stars_posterior.h5")
     assert len(list(small.iterdir())) == 1
     # the same from Python, with the same draws
-    same = brutax.fit("stars.csv", method="fast", n_draws=50, batch_size=8, verbose=False)
+    same = brutax.fit("stars.csv", effort="low", draws=50, progress=False)
     np.testing.assert_array_equal(same["samps_dist"], result["samps_dist"])
 
 

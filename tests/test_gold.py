@@ -5,10 +5,11 @@ import jax
 import numpy as np
 import pytest
 
-from brutax import StarGrid, fit
+from brutax import StarGrid
 from brutax.catalog import read_stars
-from brutax.fitting import Priors
-from brutax.fitting.prepare import device_models, model_log_prior, star_priors
+from brutax.fitting import FitOptions, Output, Priors, fit_catalog
+from brutax.fitting.prepare import device_models, model_log_prior
+from brutax.fitting.prior import star_priors
 from brutax.solver import Settings, model_log_weights
 
 N_SAMPLES = 16384  # Monte Carlo noise of a mean: 0.008 sigma
@@ -58,7 +59,8 @@ def test_reference_weights(gold):
 
 def test_default_path(gold):
     grid, stars, exact, names, _ = gold
-    result = fit(stars, grid, n_samples=N_SAMPLES, verbose=False)
+    options = FitOptions(weighted_draws=N_SAMPLES)
+    result = fit_catalog(stars, grid, options, output=Output(verbose=False))
     columns = {
         n: (result.parameters.index(n), names.index(n)) for n in ("dist", "av", "mini", "loga")
     }

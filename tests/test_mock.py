@@ -8,7 +8,8 @@ from scipy.stats import chisquare, kstest, truncnorm
 import brutax
 from brutax.catalog import read_stars
 from brutax.fitting import Priors, mock_catalog
-from brutax.fitting.prepare import model_log_prior, star_priors
+from brutax.fitting.prepare import model_log_prior
+from brutax.fitting.prior import star_priors
 from brutax.fitting.prior_draws import line_of_sight, populations
 from brutax.models import StarGrid, demo_grid
 from brutax.plotting import truth_ranks
@@ -144,7 +145,7 @@ def test_fit_is_calibrated():
     """
     grid, n_stars, av = demo_grid(BANDS), 300, (0.0, 3.0)
     table = mock_catalog(grid, n_stars, seed=20, av=av)
-    result = brutax.fit(table, grid, avlim=av, seed=20, verbose=False)
+    result = brutax.fit(table, grid, priors=Priors(av=av), seed=20, progress=False)
     assert result.fitted.all()
     for name in ("dist", "av", "mini", "loga"):
         place = truth_ranks(result, table, name)

@@ -14,8 +14,7 @@ import brutax
 from brutax import plotting, zeropoints
 from brutax.cli import main
 from brutax.data import load_offsets
-from brutax.fitting import mock_catalog
-from brutax.fitting.options import Priors
+from brutax.fitting import Priors, mock_catalog
 from brutax.solver.density import Theta
 from brutax.zeropoints import PhotometricOffsetsConfig, evidence, photometric_offsets
 from brutax.zeropoints.control_variates import zero_means
@@ -318,7 +317,7 @@ def fitted(small_grid, tmp_path_factory):
     mock["PS_i"] += -2.5 * np.log10(FACTOR[2])
     mock.write(folder / "stars.ecsv")
     stars = brutax.read_stars(mock, small_grid.bands)
-    result = brutax.fit(stars, small_grid, verbose=False, avlim=(0.0, 3.0))
+    result = brutax.fit(stars, small_grid, progress=False, priors=Priors(av=(0.0, 3.0)))
     result.save(folder / "posterior.h5")
     small_grid.write(folder / "grid.h5")
     return stars, result, folder
@@ -330,7 +329,7 @@ def test_functions_of_draws_have_zero_mean(fitted, small_grid):
     stars, result, _ = fitted
     names = ("samps_dist", "samps_red", "samps_dred")
     dist, av, rv = (jnp.asarray(result[name]) for name in names)
-    theta, priors = Theta(jnp.log(dist), av, rv), Priors(avlim=(0.0, 3.0))
+    theta, priors = Theta(jnp.log(dist), av, rv), Priors(av=(0.0, 3.0))
     values = np.asarray(zero_means(stars, small_grid, priors, result["model_idx"], theta))
     assert values.shape == (len(stars), 250, 3) and (av.min(axis=1) < 0.05).any()
     score = values.mean(axis=1) / (values.std(axis=1) / np.sqrt(250))
@@ -381,7 +380,8 @@ def test_results_and_tables_must_belong_together(fitted, small_grid, tmp_path):
 def test_rounds_repeat_until_offsets_stand(fitted, small_grid, caplog):
     stars, *_ = fitted
     with caplog.at_level(logging.INFO, "brutax"):
-        done = zeropoints.fit(small_grid, stars, 8, tolerance=1.0, poor_fits=True, avlim=(0.0, 3.0))
+        priors = Priors(av=(0.0, 3.0))
+        done = zeropoints.fit(small_grid, stars, 8, tolerance=1.0, poor_fits=True, priors=priors)
     assert "round 1" in caplog.text
     assert done.converged == ("still move" not in caplog.text)
     assert np.median(done.result["obj_chi2min"]) < np.median(fitted[1]["obj_chi2min"])

@@ -12,8 +12,8 @@ import pytest
 
 from brutax.cache import files
 from brutax.cache.programs import Stages, _key, describe
+from brutax.fitting import ModelPrior
 from brutax.fitting import prepare as setup
-from brutax.fitting.options import Priors
 from brutax.priors import UniformAv
 
 TRACED: list[str] = []
@@ -183,7 +183,7 @@ def test_what_cannot_be_kept_is_said(tmp_path, caplog):
 def test_tiles_come_back_as_they_were(kept, small_grid, caplog, monkeypatch):
     def ready(**options: Any) -> setup.ReadyModels:
         setup._ready.clear()
-        return setup.ready_models(small_grid, Priors(**options))
+        return setup.ready_models(small_grid, ModelPrior(**options))
 
     fresh = ready()
     with monkeypatch.context() as patch:
@@ -192,7 +192,7 @@ def test_tiles_come_back_as_they_were(kept, small_grid, caplog, monkeypatch):
     for a, b in zip(jax.tree.leaves(fresh), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
     assert eqx.tree_equal(fresh.models, again.models)
-    other = ready(apply_agewt=False)  # of other priors
+    other = ready(age_weight=False)  # of other priors
     assert not np.array_equal(other.log_prior, fresh.log_prior)
     for path in kept.glob("*.npz"):
         path.write_bytes(path.read_bytes()[:1000])

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from brutax.fitting import Priors
-from brutax.fitting.prepare import device_models, model_log_prior, star_priors
+from brutax.fitting.prepare import device_models, model_log_prior
+from brutax.fitting.prior import star_priors
 from brutax.models import Stars
 from brutax.priors import DustProfileAv, TruncatedNormalAv, UniformAv
 from brutax.solver import shortlist as shortlist_module

@@ -10,9 +10,7 @@ import pytest
 
 from brutax.analysis import BruteForce
 from brutax.catalog import make_catalog
-from brutax.fitting import Options, Output, Priors
-from brutax.fitting import devices as lanes
-from brutax.fitting import rounds as run
+from brutax.fitting import FitOptions, ModelPrior, Output, Priors, devices, rounds
 from brutax.fitting.prepare import device_models, model_log_prior
 from brutax.fitting.rounds import hash_ids, star_keys
 from brutax.models import StarGrid, Status
@@ -27,7 +25,7 @@ def result(small_grid, small_stars):
 
 
 def same(a, b, rows=slice(None)):
-    for name in a:
+    for name in a.keys():
         if not name.startswith("models/"):
             np.testing.assert_array_equal(a[name][rows], b[name], err_msg=name)
 
@@ -39,7 +37,7 @@ def test_every_star_is_accounted_for(result, small_stars):
     assert status[5] & Status.FEW_BANDS and result.fitted[5]
     assert status[8] & Status.NO_COORDINATES and result.fitted[8]
     assert result.fitted.sum() == len(small_stars) - 1
-    for name in result:
+    for name in result.keys():
         assert np.isfinite(result[name]).all() or name == "source_id", name
 
 
@@ -60,7 +58,7 @@ def test_truth_is_recovered(result, small_stars):
 
 
 def test_batch_size_changes_nothing(result, small_grid, small_stars):
-    other = BruteForce(small_grid).fit_catalog(small_stars, Options(batch_size=8), output=QUIET)
+    other = BruteForce(small_grid).fit_catalog(small_stars, FitOptions(batch_size=8), output=QUIET)
     same(result, other)
 
 
@@ -80,7 +78,7 @@ def test_model_order_changes_nothing(result, small_grid, small_stars):
 
 def test_seed_and_source_id_decide_the_draws(result, small_grid, small_stars):
     some = small_stars.select(np.arange(5))
-    other = BruteForce(small_grid).fit_catalog(some, Options(seed=1), output=QUIET)
+    other = BruteForce(small_grid).fit_catalog(some, FitOptions(seed=1), output=QUIET)
     assert (other["samps_dist"][0] != result["samps_dist"][0]).any()
     np.testing.assert_allclose(other["obj_log_evid"][:3], result["obj_log_evid"][:3], atol=0.05)
     a, b = star_keys(0, np.array([1, 2])), star_keys(0, np.array([2, 1]))
@@ -117,7 +115,7 @@ def test_four_times_brighter_is_half_as_far(result, small_grid, small_stars):
             return -jnp.log(point.dist)
 
     fit = BruteForce(small_grid).fit_catalog
-    priors = Priors(lngalprior=Scaleless())
+    priors = Priors(stars=Scaleless())
     some_coords = np.array([[10.0, 10.0]] * 3)
     near, far = (
         make_catalog(
@@ -141,7 +139,7 @@ def test_four_times_brighter_is_half_as_far(result, small_grid, small_stars):
 @pytest.mark.slow
 def test_reference_and_fast_paths_agree(result, small_grid, small_stars):
     some = small_stars.select(np.arange(12))
-    options = Options(method="reference", n_samples=4096)
+    options = FitOptions(method="reference", weighted_draws=4096)
     oracle = BruteForce(small_grid).fit_catalog(some, options, output=QUIET)
     ok = oracle.fitted & (oracle["obj_Nbands"] >= 5)
     first = {k: v[:12] for k, v in result.items() if not k.startswith("models/")}
@@ -170,14 +168,16 @@ def test_a_star_with_one_band_is_finite_and_flagged(result):
 def test_a_grid_of_one_model(small_grid, small_stars):
     one = small_grid.select(rows=np.array([700]))
     some = small_stars.select(np.arange(2))
-    out = BruteForce(one).fit_catalog(some, Options(method="fast"), output=QUIET)
+    out = BruteForce(one).fit_catalog(some, FitOptions(effort="low"), output=QUIET)
     assert (out["model_idx"] == 0).all() and np.isfinite(out["obj_log_evid"]).all()
 
 
 def test_grid_without_a_possible_model(small_grid, small_stars):
     with pytest.raises(ValueError, match="no model"):
         BruteForce(small_grid).fit_catalog(
-            small_stars, priors=Priors(lnprior=np.full(len(small_grid), -np.inf)), output=QUIET
+            small_stars,
+            priors=Priors(models=ModelPrior(log_mass=np.full(len(small_grid), -np.inf))),
+            output=QUIET,
         )
 
 
@@ -200,7 +200,7 @@ def test_one_band_is_right_or_flagged(small_grid):
     flux[0, 0], flux[1, 4] = 1e-7, 3e-7
     stars = make_catalog(flux, 0.02 * flux, small_grid.bands, coords=np.array([[100.0, 20.0]] * 2))
     fast = BruteForce(small_grid).fit_catalog(stars, output=QUIET)
-    oracle = BruteForce(small_grid).fit_catalog(stars, Options(method="reference"), output=QUIET)
+    oracle = BruteForce(small_grid).fit_catalog(stars, FitOptions(method="reference"), output=QUIET)
     for k in range(2):
         error = np.hypot(fast["obj_log_evid_err"][k], oracle["obj_log_evid_err"][k])
         agree = abs(fast["obj_log_evid"][k] - oracle["obj_log_evid"][k]) < 5 * error + 0.05
@@ -236,15 +236,22 @@ def test_models_of_unknown_age_are_left_out(small_grid, small_stars):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"n_draws": -1}, {"n_samples": 3}, {"batch_size": 0}, {"method": "magic"}, {"seed": -1}],
+    [
+        {"draws": -1},
+        {"weighted_draws": 3},
+        {"batch_size": 0},
+        {"method": "magic"},
+        {"effort": "much"},
+        {"seed": -1},
+    ],
 )
 def test_options_are_checked(wrong):
     with pytest.raises(ValueError):
-        Options(**wrong)
+        FitOptions(**wrong)
 
 
 def test_out_of_memory_shrinks_the_batch(result, small_grid, small_stars, monkeypatch, caplog):
-    inner, sizes = run.fit_stars, []
+    inner, sizes = rounds.fit_stars, []
 
     def scarce(stars, *args):
         sizes.append(stars.weight.shape[0])
@@ -252,34 +259,34 @@ def test_out_of_memory_shrinks_the_batch(result, small_grid, small_stars, monkey
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
         return inner(stars, *args)
 
-    monkeypatch.setattr(run, "fit_stars", scarce)
+    monkeypatch.setattr(rounds, "fit_stars", scarce)
     some = np.arange(6)
     other = BruteForce(small_grid).fit_catalog(small_stars.select(some), output=QUIET)
     same(result, other, some)
-    assert max(sizes) == lanes.CPU_BATCH and "out of memory: going on with 8" in caplog.text
+    assert max(sizes) == devices.CPU_BATCH and "out of memory: going on with 8" in caplog.text
 
     def none(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
 
-    monkeypatch.setattr(run, "fit_stars", none)
+    monkeypatch.setattr(rounds, "fit_stars", none)
     with pytest.raises(MemoryError, match="single star"):
         BruteForce(small_grid).fit_catalog(small_stars.select(some), output=QUIET)
 
 
 def test_batches_of_an_accelerator_follow_its_memory(small_grid):
     tiled, _ = device_models(small_grid, model_log_prior(small_grid))
-    each = lanes.bytes_per_star(tiled, Settings())
+    each = devices.bytes_per_star(tiled, Settings())
     assert each > 4 * tiled.models.log_prior.size  # scores at least
-    assert each > lanes.bytes_per_star(tiled, Settings(n_samples=64))
+    assert each > devices.bytes_per_star(tiled, Settings(n_samples=64))
 
     def batch(free):
         memory = {"bytes_limit": 2 * free, "bytes_in_use": free}
-        return lanes.batch_within(memory, each, 1000)
+        return devices.batch_within(memory, each, 1000)
 
-    assert lanes.batch_within({}, each, 1000) == lanes.UNKNOWN_MEMORY
-    assert lanes.batch_within({}, each, 10) == 10
+    assert devices.batch_within({}, each, 1000) == devices.UNKNOWN_MEMORY
+    assert devices.batch_within({}, each, 10) == 10
     assert batch(1) == 1 and batch(10**13) == 1000
-    assert batch(400 * each) == 400 * lanes.SHARE
+    assert batch(400 * each) == 400 * devices.SHARE
 
 
 @pytest.mark.slow
@@ -287,20 +294,19 @@ def test_pieces_of_an_accelerator_are_put_together_again(
     result, small_grid, small_stars, monkeypatch
 ):
     """Stars side by side, several batches and both kinds of scores in a piece of work."""
-    inner, sizes = run.Runner._on, []
+    inner, sizes = rounds.BatchFitter.__init__, []
 
-    def beside(self, lane):
-        runner = inner(self, lane)
-        runner.one_by_one, runner.batch, runner.later = False, 4, 2
-        return runner
+    def side_by_side(self, job, worker):
+        inner(self, job, worker)
+        self.one_by_one, self.batch, self.later = False, 4, 2
 
-    def seen(runner, rows):
+    def counted(fitter, rows):
         sizes.append(rows.size)
-        return rounds(runner, rows)
+        return all_rounds(fitter, rows)
 
-    rounds = run.Runner._rounds
-    monkeypatch.setattr(run.Runner, "_on", beside)
-    monkeypatch.setattr(run.Runner, "_rounds", seen)
+    all_rounds = rounds.BatchFitter._all_rounds
+    monkeypatch.setattr(rounds.BatchFitter, "__init__", side_by_side)
+    monkeypatch.setattr(rounds.BatchFitter, "_all_rounds", counted)
     out = BruteForce(small_grid).fit_catalog(small_stars, output=QUIET)
     assert max(sizes) > 4  # several batches
     for name in ("summary_mean", "summary_std", "obj_log_evid", "summary_quantiles"):
@@ -311,18 +317,17 @@ def test_pieces_of_an_accelerator_are_put_together_again(
 SEVERAL_DEVICES = """
 import jax, numpy as np
 import brutax
-from brutax.fitting import devices as lanes
-from brutax.fitting.mock import mock_catalog
+from brutax.fitting import FitOptions, Output, devices, fit_catalog, mock_catalog
 
 grid = brutax.demo_grid(bands=("PS_g", "PS_r", "2MASS_J"), n_mass=16, n_eep=16, n_feh=3)
 stars = brutax.read_stars(mock_catalog(grid, 20, seed=1, coords=(90.0, 30.0)), grid.bands)
-fit = lambda: brutax.fit(stars, grid, batch_size=4, verbose=False)
+fit = lambda: fit_catalog(stars, grid, FitOptions(batch_size=4), output=Output(verbose=False))
 split = fit()
-assert {lane.device.id for lane in lanes.make_lanes(None)} == {0, 1, 2}
+assert {worker.device.id for worker in devices.make_workers(None)} == {0, 1, 2}
 with jax.default_device(jax.devices()[0]):
-    assert {lane.device.id for lane in lanes.make_lanes(None)} == {0}
+    assert {worker.device.id for worker in devices.make_workers(None)} == {0}
     whole = fit()
-for name in whole:
+for name in whole.keys():
     np.testing.assert_array_equal(split[name], whole[name], err_msg=name)
 """
 

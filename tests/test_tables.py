@@ -226,13 +226,13 @@ def test_bands_are_in_the_order_of_the_grid(stars):
     assert back.bands == ("2MASS_J", "PS_i", "PS_r", "PS_g")
     np.testing.assert_array_equal(back.flux[:, ::-1], read_stars(stars, GRID).flux)
     floor = np.where(np.array(GRID) == "PS_i", 0.05, 0.0)
-    some = read_stars(stars, GRID, error_floor=floor, phot_offsets={"PS_g": 2.0})
-    same(some, read_stars(stars, GRID, error_floor={"PS_i": 0.05}, phot_offsets={"PS_g": 2.0}))
+    some = read_stars(stars, GRID, error_floor=floor, offsets={"PS_g": 2.0})
+    same(some, read_stars(stars, GRID, error_floor={"PS_i": 0.05}, offsets={"PS_g": 2.0}))
     np.testing.assert_allclose(some.flux[:, 0], 2 * back.flux[:, 3], rtol=1e-14)
 
 
 def test_bands_left_out(stars):
-    for options in (dict(drop_bands=["PS_r"]), dict(map={"PS_r": None})):
+    for options in (dict(map={"PS_r": None}),):
         catalog = read_stars(stars, GRID, **options)
         assert catalog.bands == ("PS_g", "PS_i", "2MASS_J")
     assert read_stars(stars, "PS_g").bands == ("PS_g",)
@@ -353,7 +353,6 @@ REFUSED = {
     "give units= one of mas": dict(units={"parallax": "kg"}),
     "give units= one of deg": dict(units={"l": "kg"}),
     "if they are magnitudes, say units='mag'": dict(units="maggies"),
-    "the grid has no band 'PS_q'": dict(drop_bands=["PS_q"]),
     "no photometry of WISE_W1": dict(require_bands=["WISE_W1"]),
     "is no mapping": dict(map="PS_g"),
     "listed more than once": dict(bands=("PS_g", "PS_g")),

@@ -11,7 +11,8 @@ import pytest
 from brutax import fit
 from brutax.fitting import Priors
 from brutax.fitting import rounds as run
-from brutax.fitting.prepare import device_models, model_log_prior, repeat, star_priors
+from brutax.fitting.prepare import device_models, model_log_prior
+from brutax.fitting.prior import repeat, star_priors
 from brutax.solver import Settings, fit_stars
 from brutax.solver.scores import screen
 from brutax.solver.shortlist import draw_from_tiles, shortlist
@@ -111,9 +112,9 @@ def test_draws_stand_for_all_models(tiled, most):
 def test_short_lists_cost_effort_not_exactness(small_grid, small_stars, monkeypatch):
     """Fits that may look into one tile only go on until they agree with those that see all."""
     rows = small_stars.select(np.array([0, 1, 3, 9]))
-    full = fit(rows, small_grid, verbose=False)
+    full = fit(rows, small_grid, progress=False)
     monkeypatch.setattr(run, "Settings", partial(Settings, tiles=1))
-    short = fit(rows, small_grid, verbose=False)
+    short = fit(rows, small_grid, progress=False)
     seen = full["obj_nsamp"] > 0
     gap = (short["obj_log_evid"] - full["obj_log_evid"])[seen]
     error = np.hypot(short["obj_log_evid_err"], full["obj_log_evid_err"])[seen]

@@ -7,6 +7,7 @@ from brutax.catalog.columns import resolve_bands as resolve_bands
 from brutax.catalog.read import read_stars as read_stars
 from brutax.catalog.result import FitResult as FitResult
 from brutax.catalog.result import flag_names as flag_names
+from brutax.catalog.result import load as load
 from brutax.catalog.store import PosteriorStore as PosteriorStore
 from brutax.catalog.store import StoreError as StoreError
 from brutax.utils.durable import digest as digest

@@ -102,11 +102,10 @@ def find_photometry(
     names: Names,
     bands: Sequence[str],
     map: ColumnMap,
-    drop_bands: Collection[str],
     said: list[str],
 ) -> list[Match]:
     """The columns of every band of `bands` that the table has, in the order of `bands`."""
-    dropped = {*drop_bands, *(key for key, column in map.items() if column is None)}
+    dropped = {key for key, column in map.items() if column is None}
     wanted = [band for band in bands if band not in dropped]
     matches = {band: _mapped(band, map, names) for band in wanted if band in map}
     taken = {match.value for match in matches.values()}
@@ -294,7 +293,7 @@ def _refuse_unclear(unclear: Mapping[str, tuple[str, ...]]) -> None:
     column, bands = next(iter(unclear.items()))
     raise CatalogError(
         f"these names are used by several surveys: {listed}; say which with "
-        f"map={{'{bands[0]}': '{column}', ...}}, or leave the bands out with drop_bands"
+        f"map={{'{bands[0]}': '{column}', ...}}, or leave one out with map={{'{bands[0]}': None}}"
     )
 
 
@@ -305,5 +304,5 @@ def _refuse_gaia_fluxes(names: Names, wanted: Sequence[str], matches: Mapping[st
         if flux is not None and ours and not any(band in matches for band in ours):
             raise CatalogError(
                 f"column {flux} is in electrons per second: add phot_{x}_mean_mag to the table, "
-                f"or leave it out with drop_bands={list(ours)}"
+                f"or leave it out with map={{'{ours[0]}': None}}"
             )

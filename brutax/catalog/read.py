@@ -31,19 +31,16 @@ def read_stars(
     dataset: str | int | None = None,
     source_id: str | None = None,
     error_floor: Any = 0.0,
-    drop_bands: Collection[str] = (),
+    offsets: Any = None,
     require_bands: Collection[str] = (),
     vector_bands: str | Sequence[str] | None = None,
     band_system: Mapping[str, str] | None = None,
-    phot_offsets: Any = None,
-    mag_max: float | None = None,
-    merr_max: float | None = None,
 ) -> Catalog:
     """Reads stars from a file or a table in memory.
 
     `bands` are the names of the grid's bands: columns of these names, with any usual name of
     an error (`PS_g_err`, `e_PS_g`, ...), and the names of Gaia, Pan-STARRS, SDSS, 2MASS and
-    WISE archives are recognised, `drop_bands` are left out and `require_bands` must be there.
+    WISE archives are recognised, and `require_bands` must be there.
     Columns with other names are named by `map`, from ours (a band, `<band>_err`, `parallax`,
     `parallax_err`, `l`, `b`, `ra`, `dec`, `source_id`) to the column's; None leaves one out.
 
@@ -55,12 +52,11 @@ def read_stars(
 
     `source_id` names the column of identifiers; "row" numbers the rows. `dataset` chooses a
     table in a file. Vector columns `mag`, `err` (or `flux`, ...) hold `vector_bands` (default
-    `bands`) in this order. `error_floor`, `phot_offsets`, `mag_max`, `merr_max`: see
-    `make_catalog`; sequences of the first two follow `bands`.
+    `bands`) in this order. `error_floor` [mag] is added in quadrature, `offsets` multiply fluxes
+    and their errors: numbers, mappings of bands, or sequences that follow `bands`.
     """
     wanted = DEFAULT_BANDS if bands is None else _as_names(bands)
     wanted = resolve_bands(wanted, wanted)
-    dropped = resolve_bands(_as_names(drop_bands), wanted)
     required = resolve_bands(_as_names(require_bands), wanted)
     order = None if vector_bands is None else _as_names(vector_bands)
     order = order and resolve_bands(order, order)
@@ -69,7 +65,7 @@ def read_stars(
     check_map(map or {}, wanted, names)
     source = Source(columns, name, names, map or {}, _unit_map(units, wanted, names), said)
 
-    matches = _find(source, wanted, dropped, order)
+    matches = _find(source, wanted, order)
     lacking = [band for band in required if band not in {match.band for match in matches}]
     if lacking:
         raise CatalogError(
@@ -88,9 +84,7 @@ def read_stars(
         coords=read_coords(source),
         source_id=_identifiers(source, source_id),
         error_floor=_some_of(error_floor, wanted, found, "error_floor", 0.0),
-        phot_offsets=_some_of(phot_offsets, wanted, found, "phot_offsets", 1.0),
-        mag_max=mag_max,
-        merr_max=merr_max,
+        phot_offsets=_some_of(offsets, wanted, found, "offsets", 1.0),
         notes=said,
     )
 
@@ -122,18 +116,17 @@ def _unit_map(
 def _find(
     source: Source,
     bands: Sequence[str],
-    dropped: Collection[str],
     vector_bands: Sequence[str] | None,
 ) -> list[Match]:
     """The photometry of scalar columns, or else of a vector column."""
     matches: list[Match] = []
     if vector_bands is None:
-        matches = find_photometry(source.names, bands, source.map, dropped, source.said)
+        matches = find_photometry(source.names, bands, source.map, source.said)
     vectors = find_vectors(source.names, source.map) if not matches else None
     if vectors is not None and source.columns[vectors[0]].values.ndim == 2:
-        matches = _vector_matches(source, vectors, bands, dropped, vector_bands)
+        matches = _vector_matches(source, vectors, bands, vector_bands)
     if not matches and vector_bands is not None:  # the table has no vectors
-        matches = find_photometry(source.names, bands, source.map, dropped, source.said)
+        matches = find_photometry(source.names, bands, source.map, source.said)
     if not matches:
         present = ", ".join(source.names.all[:30]) + (", ..." if len(source.columns) > 30 else "")
         raise CatalogError(
@@ -147,7 +140,6 @@ def _vector_matches(
     source: Source,
     vectors: tuple[str, str],
     bands: Sequence[str],
-    dropped: Collection[str],
     vector_bands: Sequence[str] | None,
 ) -> list[Match]:
     value, error = vectors
@@ -166,7 +158,7 @@ def _vector_matches(
     found = {
         band: Match(band, value, (error,), magnitude=is_mag, element=i)
         for i, band in enumerate(order)
-        if band not in dropped
+        if source.map.get(band, band) is not None
     }
     return [found[band] for band in bands if band in found]
 

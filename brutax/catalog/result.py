@@ -1,27 +1,19 @@
 """The posteriors of a catalogue, as users hold them."""
 
+import glob
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from brutax.catalog.store import FINGERPRINT, PER_DRAW, PosteriorStore, StoreError, read_arrays
+from brutax.catalog.schema import BY_NAME, COLUMNS, PER_DRAW, QUANTITY_UNITS, SAMPLES, TABLE_ORDER
+from brutax.catalog.store import FINGERPRINT, PosteriorStore, StoreError, read_arrays
 from brutax.models.stars import Status
 
 if TYPE_CHECKING:
     from astropy.table import Table
-
-# names of draws: ours, those of the brutus documentation, those of its files
-ALIASES = {
-    "dist": "samps_dist",
-    "av": "samps_red",
-    "rv": "samps_dred",
-    "log_post": "samps_logp",
-    "weight": "samps_weight",
-}
-UNITS = {"dist": "kpc", "av": "mag", "mini": "solMass", "Mr": "mag"}
 
 
 class FitResult:
@@ -110,8 +102,9 @@ class FitResult:
     def __len__(self) -> int:
         return self.n_stars
 
-    def __iter__(self) -> Any:
-        return iter(self._arrays)
+    def __iter__(self) -> "Iterator[FitResult]":
+        """The stars, one after the other, each as a result of its own."""
+        return (self[k] for k in range(len(self)))
 
     def keys(self) -> Any:
         """Names of the arrays."""
@@ -136,16 +129,16 @@ class FitResult:
             return array.astype(np.float32) if array.dtype == np.float16 else array
         if name.endswith("_samples"):
             quantity = name.removesuffix("_samples")
-            if ALIASES.get(quantity) in self._arrays:
-                return self._resolve(ALIASES[quantity], rows)
+            if SAMPLES.get(quantity) in self._arrays:
+                return self._resolve(SAMPLES[quantity], rows)
             if f"models/{quantity}" in self._arrays:
                 index = self._arrays["model_idx"][rows]
                 values = self._arrays[f"models/{quantity}"][np.maximum(index, 0)]
                 return np.where(index >= 0, values, np.float32(0))
-        known = PER_DRAW | {f"{quantity}_samples" for quantity in (*ALIASES, *self.parameters)}
+        known = PER_DRAW | {f"{quantity}_samples" for quantity in (*SAMPLES, *self.parameters)}
         if name in known and "samps_dist" not in self._arrays:
             raise self._no_draws(name)
-        draws = [f"{k}_samples" for k in (*ALIASES, *self._models())]
+        draws = [f"{k}_samples" for k in (*SAMPLES, *self._models())]
         raise KeyError(f"no '{name}'; there are {', '.join([*self._arrays, *draws])}")
 
     def _no_draws(self, what: str) -> StoreError:
@@ -155,9 +148,40 @@ class FitResult:
             "table()"
         )
 
-    def __getitem__(self, name: str) -> Any:
-        array = self._resolve(name)
-        return array[0] if self.single and not name.startswith("models/") else array
+    def __getitem__(self, key: Any) -> Any:
+        """An array by its name, or the stars at an index, a slice, a mask or an array of rows.
+
+        `result["dist_samples"]` is an array (star, draw), `result[5]` one star, without a leading
+        axis, and `result[result.fitted]` a smaller result. Raises `KeyError` for unknown names,
+        `IndexError` for rows that are not there.
+        """
+        if not isinstance(key, str):
+            return self._select(key)
+        array = self._resolve(key)
+        return array[0] if self.single and not key.startswith("models/") else array
+
+    def _select(self, rows: Any) -> "FitResult":
+        at = np.arange(len(self))[rows]
+        arrays = {
+            name: array if name.startswith("models/") else array[np.atleast_1d(at)]
+            for name, array in self._arrays.items()
+        }
+        one = FitResult(arrays, self.attrs | {"single": at.ndim == 0}, single=at.ndim == 0)
+        one.path = self.path
+        return one
+
+    def star(self, source_id: Any) -> "FitResult":
+        """The star with an identifier, as the table of stars had it (text or a number).
+
+        Raises `KeyError` if there is none, or more than one.
+        """
+        ids = self._arrays["source_id"]
+        as_bytes = isinstance(source_id, str) and ids.dtype.kind == "S"
+        wanted = source_id.encode() if as_bytes else source_id
+        rows = np.flatnonzero(ids == wanted)
+        if rows.size != 1:
+            raise KeyError(f"{rows.size} stars have the identifier {source_id!r}")
+        return self[int(rows[0])]
 
     def draws(self, index: int = 0) -> dict[str, np.ndarray]:
         """Equal-weight draws of one star: dist [kpc], av [mag], rv, and the grid's labels.
@@ -184,7 +208,7 @@ class FitResult:
         table["source_id"] = self._arrays["source_id"]
         fitted = self.fitted
         for column, name in enumerate(self.parameters):
-            unit = UNITS.get(name)
+            unit = QUANTITY_UNITS.get(name)
 
             def add(suffix: str, values: np.ndarray, name: str = name, unit: Any = unit) -> None:
                 table[f"{name}_{suffix}"] = MaskedColumn(values, mask=~fitted, unit=unit)
@@ -195,15 +219,12 @@ class FitResult:
                     add(f"p{100 * level:g}", self._arrays["summary_quantiles"][:, column, k])
             add("mean", self._arrays["summary_mean"][:, column])
             add("std", self._arrays["summary_std"][:, column])
-        for name, new in {
-            "obj_log_evid": "log_evidence",
-            "obj_log_evid_err": "log_evidence_err",
-            "obj_chi2min": "chi2_min",
-            "obj_pvalue": "p_value",
-            "obj_ess": "ess",
-            "obj_khat": "pareto_k",
-        }.items():
-            table[new] = MaskedColumn(self._arrays[name], mask=~fitted)
+        named = {column.table: column.name for column in COLUMNS if column.table}
+        for new in TABLE_ORDER:
+            column = BY_NAME[named[new]]
+            table[new] = MaskedColumn(
+                self._arrays[column.name], mask=~fitted, description=column.meaning
+            )
         table["n_bands"] = self._arrays["obj_Nbands"]
         table["status"] = self._arrays["status"]
         table["flags"] = [flag_names(int(x)) for x in self._arrays["status"]]
@@ -256,6 +277,50 @@ class FitResult:
             return f"FitResult(1 star: {', '.join(parts)}; dist in kpc, av in mag)"
         flagged = int(np.count_nonzero(self._arrays["status"]))
         return f"FitResult({n} stars, {int(self.fitted.sum())} fitted, {flagged} with flags)"
+
+
+def load(path: str | Path | Sequence[str | Path]) -> FitResult:
+    """Opens results: a posterior file, several of them, a folder or a pattern like `run/*.h5`.
+
+    Several files are joined, star by star, in the order given (a folder's or pattern's in that of
+    names); they must be fits over the same grid, of the same kind. Raises `StoreError` for files
+    that are missing, damaged, or do not fit together.
+    """
+    files = _files(path)
+    results = [FitResult.load(file) for file in files]
+    if len(results) == 1:
+        return results[0]
+    first = results[0]
+    for file, other in zip(files[1:], results[1:], strict=True):
+        same = first.keys() == other.keys() and first.parameters == other.parameters
+        own, its = first._models(), other._models()
+        if not same or any(not np.array_equal(own[k], its[k], equal_nan=True) for k in own):
+            raise StoreError(f"{file} does not go with {files[0]}: another grid or other datasets")
+    try:
+        arrays = {
+            name: first._arrays[name]
+            if name.startswith("models/")
+            else np.concatenate([result._arrays[name] for result in results])
+            for name in first.keys()
+        }
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{files[0]} and others have rows of other shapes: {error}") from None
+    unfinished = sum(result.attrs["unfinished"] for result in results)
+    return FitResult(arrays, first.attrs | {"unfinished": unfinished, "single": False})
+
+
+def _files(path: str | Path | Sequence[str | Path]) -> list[Path]:
+    if not isinstance(path, str | Path):
+        files = [Path(one) for one in path]
+    elif Path(path).is_dir():
+        files = sorted(x for x in Path(path).iterdir() if x.suffix.lower() in (".h5", ".hdf5"))
+    elif glob.has_magic(str(path)) and not Path(path).exists():
+        files = sorted(Path(x) for x in glob.glob(str(path)))
+    else:
+        files = [Path(path)]
+    if not files:
+        raise StoreError(f"{path}: no posterior file there")
+    return files
 
 
 def flag_names(status: int) -> str:

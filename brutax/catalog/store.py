@@ -17,14 +17,13 @@ from typing import Any
 import h5py
 import numpy as np
 
+from brutax.catalog.schema import DRAW, DRAW_DTYPES, LEVEL, PARAMETER, columns
 from brutax.utils.durable import differences, sync
 
 FORMAT = 1  # of the file
 FINGERPRINT = "fingerprint"  # root attribute: everything that the numbers depend on
 OPTIONAL = {"draw_dtype": "float32"}  # what a fingerprint may leave out, and means then
 MIN_FREE = 64 * 2**20  # bytes to leave on the disk
-HALF = ("samps_dist", "samps_red", "samps_dred")  # draws that may be kept in half precision
-DRAW_DTYPES = {"float32": "f4", "float16": "f2"}
 
 
 class StoreError(ValueError):
@@ -49,47 +48,14 @@ def fields(
     draw_dtype: str = "float32",
 ) -> dict[str, Field]:
     """The datasets of a posterior file; without draws only those of whole stars."""
-    draw, kind = (n_draws,), DRAW_DTYPES[draw_dtype]
-    table = {
-        "model_idx": Field(draw, "i4", -99, "row of the grid that the draw comes from"),
-        "ml_scale": Field(draw, "f4", 1, "dist^-2 [kpc^-2] at that model's optimum"),
-        "ml_av": Field(draw, "f4", 0, "A_V [mag] there"),
-        "ml_rv": Field(draw, "f4", 0, "R_V there"),
-        "ml_cov_sar": Field((*draw, 3, 3), "f4", 0, "covariance of (scale, A_V, R_V) there"),
-        "obj_log_post": Field(draw, "f4", 0, "ln posterior mass of that model"),
-        "obj_log_evid": Field((), "f4", 0, "ln evidence"),
-        "obj_chi2min": Field(
-            (), "f4", 0, "smallest chi-square of the draws' modes, parallax included"
-        ),
-        "obj_Nbands": Field((), "i2", 0, "bands used, plus one with a parallax"),
-        "mc_ess": Field(draw, "f4", 0, "effective draws from the same model"),
-    }
-    if save_draws:
-        table |= {
-            "samps_dist": Field(draw, kind, 1, "distance [kpc]"),
-            "samps_red": Field(draw, kind, 1, "A_V [mag]"),
-            "samps_dred": Field(draw, kind, 1, "R_V"),
-            "samps_logp": Field(draw, "f4", 1, "ln posterior density of the draw"),
-            "samps_weight": Field(draw, "f4", 0, "weight of the draw; sums to one"),
-        }
-    if n_draws == 0:
-        table = {name: field for name, field in table.items() if field.shape[:1] != draw}
-    summary = (n_parameters,)
-    return table | {
-        "status": Field((), "i4", 0, "sum of flags, see attribute `flags`"),
-        "obj_log_evid_err": Field((), "f4", 0, "Monte Carlo error of obj_log_evid"),
-        "obj_ess": Field((), "f4", 0, "effective number of weighted draws"),
-        "obj_khat": Field((), "f4", 0, "Pareto index of the weights; trust below 0.7"),
-        "obj_nsamp": Field((), "i4", 0, "weighted draws made"),
-        "obj_captured": Field((), "f4", 0, "share of the screened mass that could be drawn"),
-        "obj_pvalue": Field((), "f4", 0, "p-value of obj_chi2min"),
-        "summary_quantiles": Field((*summary, n_levels), "f4", 0, "of the weighted draws"),
-        "summary_mean": Field(summary, "f4", 0, "of the weighted draws"),
-        "summary_std": Field(summary, "f4", 0, "of the weighted draws"),
-    }
-
-
-PER_DRAW = fields(1, 1, 1, True).keys() - fields(0, 1, 1, True).keys()
+    sizes = {DRAW: n_draws, PARAMETER: n_parameters, LEVEL: n_levels}
+    table = {}
+    for column in columns(n_draws, save_draws):
+        shape = tuple(sizes[x] if isinstance(x, str) else x for x in column.shape)
+        dtype = DRAW_DTYPES[draw_dtype] if column.half else column.dtype
+        unit = f" [{column.unit}]" if column.unit else ""
+        table[column.name] = Field(shape, dtype, column.fill, column.meaning + unit)
+    return table
 
 
 def _allocate(

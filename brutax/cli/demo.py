@@ -11,7 +11,7 @@ from brutax.cli import report
 from brutax.cli.fit import Watch, print_files, warn, watched_fit
 from brutax.cli.options import UsageError, shown
 from brutax.cli.tables import write_table
-from brutax.fitting import mock_catalog
+from brutax.fitting import FitOptions, Output, Priors, mock_catalog
 from brutax.models import default_grid
 from brutax.plotting import truth_ranks, truth_recovery
 
@@ -48,7 +48,12 @@ def run(args: argparse.Namespace) -> None:
     stars = read_stars(files["mock.csv"], grid.bands)
     watch = Watch(args.quiet)
     result = watched_fit(
-        watch, files["posterior.h5"], stars, grid, avlim=AV, seed=args.seed, overwrite=True
+        watch,
+        stars,
+        grid,
+        FitOptions(seed=args.seed),
+        Priors(av=AV),
+        Output(path=files["posterior.h5"], overwrite=True, progress=watch),
     )
     write_table(result.table(), files["summary.ecsv"])
     written = [(path.stem, path) for path in files.values()]

@@ -15,12 +15,14 @@ from brutax.cli import report
 from brutax.cli.options import (
     DEMO,
     DEMO_WARNING,
+    PRIOR_HELP,
     UsageError,
+    av_prior,
     grid_from,
     mapping,
     names,
-    pair,
     rows,
+    rv_prior,
     shown,
     units,
     writable,
@@ -28,8 +30,19 @@ from brutax.cli.options import (
 from brutax.cli.tables import check_format, write_table
 from brutax.data import load_offsets
 from brutax.dust import Bayestar
-from brutax.fitting import band_systems, fit, posterior_path, progress_bar
+from brutax.fitting import (
+    DustMapAv,
+    FitOptions,
+    Output,
+    Priors,
+    band_systems,
+    fit_catalog,
+    posterior_path,
+    progress_bar,
+)
+from brutax.fitting.rounds import EFFORTS, METHODS
 from brutax.models import StarGrid, available_bands, default_grid
+from brutax.priors import AbstractAvPrior, UniformAv
 
 NAME = "fit"
 HELP = "posteriors for a table of stars; a run that was stopped goes on where it was"
@@ -47,8 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_table_arguments(parser)
     add = parser.add_argument_group("priors").add_argument
-    add("--avlim", type=pair, default=(0.0, 20.0), metavar="LOW,HIGH", help="of A_V [0,20 mag]")
-    add("--av-gauss", type=pair, metavar="MEAN,STD", help="of A_V (default: uniform)")
+    add("--av", default="flat", metavar="PRIOR", help=f"of A_V: {PRIOR_HELP} [flat: 0,20 mag]")
     add("--dust-map", metavar="FILE", help="Bayestar map of A_V by distance, as the prior of A_V")
     add("--dust-floor", type=float, default=0.0, metavar="MAG", help="added to its errors [0]")
     add(
@@ -58,18 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="A_V per unit of the map, such as 2.742 for E(B-V) of SFD [1]",
     )
-    add("--rvlim", type=pair, default=(1.0, 8.0), metavar="LOW,HIGH", help="of R_V [1,8]")
-    add("--rv-gauss", type=pair, default=(3.32, 0.18), metavar="MEAN,STD", help="[3.32,0.18]")
+    add("--rv", default="normal:3.32,0.18", metavar="PRIOR", help="of R_V [normal:3.32,0.18]")
 
     add = parser.add_argument_group("the computation").add_argument
-    add(
-        "--n-draws",
-        "--draws",
-        type=int,
-        default=250,
-        metavar="N",
-        help="draws kept per star; 0: summaries only [250]",
-    )
+    add("--draws", type=int, default=250, metavar="N", help="kept per star; 0: summaries [250]")
     add(
         "--draw-dtype",
         default="float32",
@@ -77,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="float16 keeps distance, A_V and R_V of draws to one part in 2048 [float32]",
     )
     add("--seed", type=int, default=0, metavar="N", help="same seed, same draws [0]")
-    add("--method", default="auto", choices=("auto", "fast", "reference"), help="[auto]")
+    add("--method", default="auto", choices=METHODS, help="[auto]")
+    add("--effort", default="normal", choices=EFFORTS, help="[normal]")
     add("--batch-size", type=int, metavar="N", help="stars at once [64 per core; a GPU: by memory]")
     add("--float64", action="store_true", help="double precision")
 
@@ -110,8 +115,8 @@ def run(args: argparse.Namespace) -> None:
     summary, figure = writable(args.summary, "--summary"), writable(args.figure, "--figure")
     check_format(summary)
     if figure is not None:
-        if args.n_draws == 0:
-            raise UsageError("--figure shows draws, and --n-draws 0 keeps none; leave one out")
+        if args.draws == 0:
+            raise UsageError("--figure shows draws, and --draws 0 keeps none; leave one out")
         check_figure(figure)
     if args.float64:
         jax.config.update("jax_enable_x64", True)
@@ -132,27 +137,22 @@ def run(args: argparse.Namespace) -> None:
         grid = default_grid(stars.bands, progress=None if args.quiet else shown)
     if args.grid == DEMO:
         warn_of_demo()
-    dustmap = None
-    if args.dust_map is not None:
-        dustmap = Bayestar(args.dust_map, factor=args.dust_factor)
+    options = FitOptions(
+        seed=args.seed,
+        method=args.method,
+        effort=args.effort,
+        draws=args.draws,
+        batch_size=args.batch_size,
+    )
+    priors = Priors(av=_av(args), rv=rv_prior(args.rv))
     watch = Watch(args.quiet)
     result = watched_fit(
         watch,
-        output,
         stars,
         grid,
-        n_draws=args.n_draws,
-        draw_dtype=args.draw_dtype,
-        seed=args.seed,
-        method=args.method,
-        batch_size=args.batch_size,
-        avlim=args.avlim,
-        av_gauss=args.av_gauss,
-        dustfile=dustmap,
-        dust_floor=args.dust_floor,
-        rvlim=args.rvlim,
-        rv_gauss=args.rv_gauss,
-        overwrite=args.overwrite,
+        options,
+        priors,
+        Output(path=output, overwrite=args.overwrite, draw_dtype=args.draw_dtype, progress=watch),
     )
     written = [("posteriors", result.path or output)]
     if summary is not None:
@@ -192,7 +192,7 @@ def read(args: argparse.Namespace, grid: StarGrid | None) -> Catalog:
         require_bands=bands if args.bands else (),
         vector_bands=args.bands,
         error_floor=args.error_floor,
-        phot_offsets=args.offsets and load_offsets(args.offsets, bands),
+        offsets=args.offsets and load_offsets(args.offsets, bands),
         band_system=band_systems(grid),
     )
     if args.rows is None:
@@ -236,15 +236,33 @@ class Watch:
 
 
 def watched_fit(
-    watch: Watch, output: Path, stars: Catalog, grid: StarGrid, **options: Any
+    watch: Watch,
+    stars: Catalog,
+    grid: StarGrid,
+    options: FitOptions,
+    priors: Priors,
+    output: Output,
 ) -> FitResult:
     """Fits, and says how many stars are safe if the user stops it."""
     try:
-        return fit(stars, grid, output, progress=watch, **options)
+        return FitResult.load(str(fit_catalog(stars, grid, options, priors, output)))
     except KeyboardInterrupt:
+        assert output.path is not None
+        kept = saved(posterior_path(output.path))
         raise KeyboardInterrupt(
-            f"interrupted; {saved(output):,} stars are saved, run the same command to continue"
+            f"interrupted; {kept:,} stars are saved, run the same command to continue"
         ) from None
+
+
+def _av(args: argparse.Namespace) -> AbstractAvPrior | DustMapAv:
+    """The prior of A_V that the options describe."""
+    plain = av_prior(args.av)
+    if args.dust_map is None:
+        return plain
+    if not isinstance(plain, UniformAv):
+        raise UsageError("--av and --dust-map are both priors of A_V; beside a map give LOW,HIGH")
+    dustmap = Bayestar(args.dust_map, factor=args.dust_factor)
+    return DustMapAv(dustmap, float(plain.low), float(plain.high), args.dust_floor)
 
 
 def saved(path: Path) -> int:

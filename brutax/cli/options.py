@@ -4,8 +4,10 @@ import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from brutax.fitting import open_grid
+from brutax.fitting import Priors, open_grid
+from brutax.fitting.prior import AV_RANGE, RV_RANGE
 from brutax.models import StarGrid, demo_grid
+from brutax.priors import AbstractAvPrior, AbstractRvPrior, TruncatedNormalAv, TruncatedNormalRv
 
 DEMO = "demo"
 DEMO_WARNING = "demonstration models (analytic black bodies), NOT for science"
@@ -29,6 +31,39 @@ def pair(text: str) -> tuple[float, float]:
         return float(numbers[0]), float(numbers[1])
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not two numbers like 0,20") from None
+
+
+PRIOR_HELP = "`flat`, LOW,HIGH (uniform), normal:MEAN,STD or normal:MEAN,STD,LOW,HIGH"
+
+
+def _numbers(text: str, counts: tuple[int, ...]) -> list[float]:
+    try:
+        found = [float(x) for x in text.split(",")]
+    except ValueError:
+        found = []
+    if len(found) not in counts:
+        raise UsageError(f"{text!r} is no prior: give {PRIOR_HELP}")
+    return found
+
+
+def av_prior(text: str) -> AbstractAvPrior:
+    """The prior of A_V that a text describes; see `PRIOR_HELP`."""
+    kind, colon, numbers = text.partition(":")
+    if colon and kind == "normal":
+        mean, std, *limits = _numbers(numbers, (2, 4))
+        return TruncatedNormalAv(mean, std, *(limits or AV_RANGE))
+    prior = Priors(av="flat" if text == "flat" else _numbers(text, (2,))).av
+    assert isinstance(prior, AbstractAvPrior)
+    return prior
+
+
+def rv_prior(text: str) -> AbstractRvPrior:
+    """The prior of R_V that a text describes; see `PRIOR_HELP`."""
+    kind, colon, numbers = text.partition(":")
+    if colon and kind == "normal":
+        mean, std, *limits = _numbers(numbers, (2, 4))
+        return TruncatedNormalRv(mean, std, *(limits or RV_RANGE))
+    return Priors(rv="flat" if text == "flat" else _numbers(text, (2,))).rv
 
 
 def rows(text: str) -> slice:

@@ -19,22 +19,22 @@ MOST_AT_ONCE = 2048  # stars on an accelerator
 MOST_LATER = 64  # the same in later rounds
 BATCHES = 4  # of an accelerator in one piece of work: later rounds of few stars are few too
 UNKNOWN_MEMORY = 32  # stars on an accelerator that does not tell its memory
-LANES = 3  # per accelerator
-SHARE = 0.2  # of an accelerator's free memory: a batch of each lane is there, with its results
+WORKERS = 3  # threads per accelerator: one program runs while results of others are fetched
+SHARE = 0.2  # of an accelerator's free memory: a batch of each worker is there, with its results
 TEMPORARIES = 80  # arrays of the size of the models that are scored at once
 
 
 @dataclass(frozen=True)
-class Lane:
-    """One of the places that work at the same time."""
+class Worker:
+    """A device, with the models on it, on which one thread runs batches."""
 
     device: Any  # a jax.Device
     grid: TiledModels  # on that device
-    under_settings: Callable[[Callable], Callable]  # of JAX in the thread that made the lane
+    under_settings: Callable[[Callable], Callable]  # of JAX in the thread that made the worker
 
 
-def make_lanes(grid: TiledModels) -> list[Lane]:
-    """One lane per CPU core, or some per accelerator: it computes while others are looked after.
+def make_workers(grid: TiledModels) -> list[Worker]:
+    """One worker per CPU core, or some per accelerator: it computes while others are looked after.
 
     With several devices each has a copy of the grid, and stars are split over them. A default
     device that the user has chosen is the only one.
@@ -42,10 +42,10 @@ def make_lanes(grid: TiledModels) -> list[Lane]:
     devices = _devices()
     copies = [grid] if len(devices) == 1 else [jax.device_put(grid, x) for x in devices]
     cpu = devices[0].platform == "cpu"
-    count = max(n_cores(), len(devices)) if cpu else LANES * len(devices)
+    count = max(n_cores(), len(devices)) if cpu else WORKERS * len(devices)
     places = list(zip(devices, copies, strict=True))
     return [
-        Lane(device, copy, _settings(device))
+        Worker(device, copy, _settings(device))
         for device, copy in (places[k % len(places)] for k in range(count))
     ]
 
@@ -78,23 +78,25 @@ def n_cores() -> int:
     return os.cpu_count() or 1
 
 
-def batch_for(lane: Lane, settings: Settings) -> int:
+def batch_for(worker: Worker, settings: Settings) -> int:
     """Stars at once: what fits the free memory of an accelerator, a fixed number on a CPU."""
-    if lane.device.platform == "cpu":
+    if worker.device.platform == "cpu":
         return CPU_BATCH
-    return batch_within(_memory(lane), bytes_per_star(lane.grid, settings), MOST_AT_ONCE)
+    return batch_within(_memory(worker), bytes_per_star(worker.grid, settings), MOST_AT_ONCE)
 
 
-def later_batch_for(lane: Lane) -> int:
+def later_batch_for(worker: Worker) -> int:
     """The same for later rounds, in which all models of a star are scored at once."""
-    if lane.device.platform == "cpu":
+    if worker.device.platform == "cpu":
         return LATER_BATCH
-    table = lane.grid.models.log_prior
-    return batch_within(_memory(lane), TEMPORARIES * table.size * table.dtype.itemsize, MOST_LATER)
+    table = worker.grid.models.log_prior
+    return batch_within(
+        _memory(worker), TEMPORARIES * table.size * table.dtype.itemsize, MOST_LATER
+    )
 
 
-def _memory(lane: Lane) -> Mapping[str, int]:
-    return lane.device.memory_stats() or {}
+def _memory(worker: Worker) -> Mapping[str, int]:
+    return worker.device.memory_stats() or {}
 
 
 def batch_within(memory: Mapping[str, int], each: int, most: int) -> int:

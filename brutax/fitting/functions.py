@@ -1,29 +1,42 @@
-"""A user's own priors: functions of brutus' call forms, and dust maps, made into pytrees.
+"""A user's own priors given as functions of brutus' call forms, made into pytrees.
 
-A function written with JAX operations is traced and differentiated like our own priors. One
-that needs NumPy is called on the host: its values enter the weights exactly, while the
-proposals do not know its slope, so that it costs effective draws but no exactness.
+A function written with JAX operations is traced and differentiated like our own priors. One that
+needs NumPy is called on the host: its values enter the weights exactly, while proposals do not know
+its slope, which costs effective draws but no exactness. Which of the two it is, is found out once,
+by tracing it (`can_be_traced`), and logged.
 """
 
+import logging
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from brutax.dust import Bayestar, DustMap
-from brutax.fitting.options import Priors
-from brutax.priors import AbstractPrior, DustProfileAv, Point, dust_profile
+from brutax.priors import AbstractAvPrior, AbstractPrior, Point
 from brutax.utils import as_float
 
-# labels that a Galactic prior is given where the grid has them, and values to try it on
+log = logging.getLogger("brutax")
+
+# labels that a Galactic prior is given where the grid has them, and values to try it on:
+# initial mass [Msun], EEP, [Fe/H], log10 of the age [yr] of a star like the Sun
 TYPICAL = {"mini": 1.0, "eep": 350.0, "feh": -0.2, "loga": 9.7}
+
+# errors with which JAX refuses operations of NumPy on values that are being traced
+NOT_TRACEABLE = (
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
 
 
 def _structured(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Columns of one length as a structured array of float64."""
     size = len(next(iter(columns.values()))) if columns else 0
     table = np.zeros(size, [(name, "f8") for name in columns])
     for name, column in columns.items():
@@ -32,16 +45,54 @@ def _structured(columns: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def call(
-    function: Callable[..., Any], main: Any, sky: tuple[Any, Any], columns: dict[str, Any]
-) -> Any:
+    function: Callable[..., Any],
+    main: Array,
+    sky: tuple[Array, Array],
+    columns: dict[str, Array],
+) -> Array:
     """`function(main, (l, b), columns)` traced if it can be, else called back on the host.
 
-    On the host, `main` and the columns are 1-D float64 arrays and (l, b) two floats.
+    On the host, `main` and the columns are 1-D float64 arrays and (l, b) two floats. A function
+    that fails while it is traced for another reason than that it needs NumPy raises `ValueError`
+    with its own error: it would have no gradient, and no one would notice.
     """
     try:
         return jnp.asarray(function(main, sky, columns), dtype=main.dtype)
-    except Exception:  # it cannot be traced; `check_distance` has seen that it works on arrays
-        pass
+    except NOT_TRACEABLE:
+        log.debug("a prior needs NumPy: it is called on the host, and has no gradient")
+    except Exception as error:
+        if not _works_on_arrays(function, main, columns):
+            raise ValueError(
+                f"a prior raised {type(error).__name__} when it was called: {error}"
+            ) from error
+        log.warning(
+            "a prior works on NumPy arrays but not on JAX's (%s: %s): it is called on the host, "
+            "slowly and without a gradient; write it with jax.numpy",
+            type(error).__name__,
+            error,
+        )
+    return _on_host(function, main, sky, columns)
+
+
+def _works_on_arrays(function: Callable[..., Any], main: Array, columns: dict[str, Array]) -> bool:
+    """Whether a function takes NumPy arrays of these names."""
+    typical = TYPICAL | {"distance": 1.0}
+    tried = {name: np.full(3, typical.get(name, 1.0)) for name in columns}
+    del main
+    try:
+        value = np.asarray(function(np.array([0.5, 1.0, 2.0]), (90.0, 20.0), tried), np.float64)
+    except Exception:
+        return False
+    return value.shape == (3,)
+
+
+def _on_host(
+    function: Callable[..., Any],
+    main: Array,
+    sky: tuple[Array, Array],
+    columns: dict[str, Array],
+) -> Array:
+    """The function by a callback, with a derivative of zero."""
     names = tuple(columns)
 
     def host(main: Any, ell: Any, b: Any, *values: Any) -> np.ndarray:
@@ -80,7 +131,7 @@ def check_distance(function: Callable[..., Any], names: tuple[str, ...]) -> None
         raise ValueError(f"lngalprior returned shape {value.shape} for distances of shape (3,)")
 
 
-class CustomDistance(AbstractPrior):
+class FunctionDistance(AbstractPrior):
     """A Galactic prior given as `f(dists, coord, labels=table)`: ln density per kpc.
 
     `dists` [kpc]; `coord` = (l, b) [deg]; `labels` has fields `feh`, `loga`, `mini`, `eep`, as far
@@ -89,7 +140,8 @@ class CustomDistance(AbstractPrior):
 
     function: Callable[..., Any] = eqx.field(static=True)
 
-    def log_prob(self, point: Point) -> Any:
+    def log_prob(self, point: Point) -> Array:
+        """ln of the density per kpc at `point.dist`."""
         columns = {n: getattr(point, n) for n in TYPICAL if getattr(point, n) is not None}
 
         def evaluate(dists: Any, sky: tuple, columns: dict[str, Any]) -> Any:
@@ -100,20 +152,22 @@ class CustomDistance(AbstractPrior):
         return call(evaluate, point.dist, (point.ell, point.b), columns)
 
 
-class CustomAv(AbstractPrior):
-    """A dust prior given as `f(avs, dustmap, coord, distance=dists)`, within [low, high]."""
+class FunctionAv(AbstractAvPrior):
+    """A dust prior given as `f(avs, dustmap, coord, distance=dists)`, within [low, high] [mag]."""
 
     function: Callable[..., Any] = eqx.field(static=True)
     dustmap: Any = eqx.field(static=True)
-    low: Any = eqx.field(converter=as_float)
-    high: Any = eqx.field(converter=as_float)
+    low: Array = eqx.field(converter=as_float)
+    high: Array = eqx.field(converter=as_float)
 
-    def moments(self, dist: Any) -> tuple[Any, Any]:
+    def moments(self, dist: Array) -> tuple[Array, Array]:
         """No Gaussian part is known: half of the range, with no weight."""
         middle = 0.5 * (self.low + self.high)
         return jnp.broadcast_to(middle, jnp.shape(dist)), jnp.zeros_like(dist)
 
-    def log_prob(self, point: Point) -> Any:
+    def log_prob(self, point: Point) -> Array:
+        """ln of what the function returns, -inf outside the bounds."""
+
         def evaluate(avs: Any, sky: tuple, columns: dict[str, Any]) -> Any:
             return self.function(avs, self.dustmap, sky, distance=columns["distance"])
 
@@ -122,20 +176,20 @@ class CustomAv(AbstractPrior):
 
 
 def trial_values(prior: Any, names: Collection[str], coords: np.ndarray) -> list[np.ndarray]:
-    """What the functions in a prior return at fixed points: tells one function from another."""
+    """What the functions in a prior return at fixed points: distinguishes one from another."""
     dists = np.geomspace(0.01, 50.0, 25)
     known = coords[np.isfinite(coords).all(axis=1)]
     skies = [(90.0, 20.0), *[tuple(sky) for sky in known[:3].tolist()]]
     found: list[np.ndarray] = []
 
     def visit(node: Any) -> None:
-        if isinstance(node, CustomDistance):
+        if isinstance(node, FunctionDistance):
             spread = {"mini": 0.5, "eep": 100.0, "feh": 0.5, "loga": 0.3}
             wave = np.sin(np.arange(25.0))
             columns = {n: TYPICAL[n] + spread[n] * wave for n in TYPICAL if n in names}
             labels = _structured(columns) if columns else None
             found.extend(np.asarray(node.function(dists, sky, labels=labels)) for sky in skies)
-        elif isinstance(node, CustomAv):
+        elif isinstance(node, FunctionAv):
             avs = np.linspace(float(node.low), float(node.high), 25)
             found.extend(
                 np.asarray(node.function(avs, node.dustmap, sky, distance=dists)) for sky in skies
@@ -149,41 +203,3 @@ def trial_values(prior: Any, names: Collection[str], coords: np.ndarray) -> list
 
     visit(prior)
     return found
-
-
-def dust_priors(
-    priors: Priors, coords: np.ndarray, low: float, high: float
-) -> tuple[AbstractPrior, AbstractPrior | None]:
-    """The A_V prior from a dust map: one star's (a template), and all stars' stacked.
-
-    A file name stands for `brutax.dust.Bayestar`. Raises `ValueError` if the map has no `query`,
-    or `av_gauss` is given too.
-    """
-    dustmap = priors.dustfile
-    if isinstance(dustmap, str | Path):
-        dustmap = Bayestar(dustmap)
-    if not hasattr(dustmap, "query"):
-        raise ValueError(f"dustfile: {type(dustmap).__name__} has no method query")
-    if priors.av_gauss is not None:
-        raise ValueError(
-            "av_gauss and dustfile are both priors on A_V (brutus documents that the first "
-            "replaces the second, and multiplies them); give one"
-        )
-    if not np.isfinite(coords).all(axis=1).any():
-        raise ValueError("dustfile needs data_coords: no star has a position")
-    if priors.lndustprior is not None:
-        return CustomAv(priors.lndustprior, dustmap, low, high), None
-    if priors.dust_floor < 0:
-        raise ValueError(f"dust_floor must not be negative, got {priors.dust_floor}")
-    if isinstance(dustmap, DustMap):  # all stars at once
-        dist, mean, std = dustmap.query(coords)
-        std = np.where(std > 0, np.hypot(std, priors.dust_floor), np.nan)
-        ln_dist = np.broadcast_to(np.log(dist), mean.shape)
-        stacked = DustProfileAv(ln_dist, mean, std, low, high)
-        bounds = (np.full(len(coords), x) for x in (low, high))
-        stacked = eqx.tree_at(lambda p: (p.low, p.high), stacked, tuple(map(as_float, bounds)))
-        return jax.tree.map(lambda leaf: leaf[0], stacked), stacked
-    floor = priors.dust_floor
-    profiles = [dust_profile(dustmap, ell, b, low, high, floor) for ell, b in coords]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *profiles)
-    return profiles[0], stacked

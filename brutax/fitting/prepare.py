@@ -1,97 +1,56 @@
-"""From a grid and a user's options to what the solver needs: models with prior mass, priors."""
+"""The models of a grid made ready for the solver: prior masses, and tiles of similar models."""
 
 import io
 import logging
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from brutax.cache import files
 from brutax.catalog import digest
-from brutax.fitting.functions import TYPICAL, CustomDistance, check_distance, dust_priors
-from brutax.fitting.options import Priors
+from brutax.fitting.prior import ModelPrior
 from brutax.models import StarGrid
 from brutax.priors import (
-    AbstractPrior,
     AgeWeight,
-    ExponentialDiskDistance,
-    GalacticStructure,
     KroupaIMF,
     Point,
     PS1LuminosityFunction,
-    TruncatedNormalAv,
-    TruncatedNormalRv,
-    UniformAv,
-    UniformRv,
     grid_cell_log_weight,
 )
-from brutax.solver import StarPrior, Tile, TiledModels, lay_out, tile_models
+from brutax.solver import Tile, TiledModels, lay_out, tile_models
 from brutax.utils import as_float
 
 log = logging.getLogger("brutax")
 
 
-class WithoutLabels(AbstractPrior):
-    """A distance prior that is not told the metallicity and age of the model."""
+def model_log_prior(grid: StarGrid, prior: ModelPrior | None = None) -> np.ndarray:
+    """ln of the prior mass of each model (float64): mass function, age weight, size of its cell.
 
-    prior: AbstractPrior
-
-    def log_prob(self, point: Point) -> Any:
-        return self.prior.log_prob(point._replace(feh=None, loga=None))
-
-
-class WhereSeen(AbstractPrior):
-    """One distance prior where the direction is known, another where it is not."""
-
-    with_direction: AbstractPrior
-    without: AbstractPrior
-
-    def log_prob(self, point: Point) -> Any:
-        seen = jnp.isfinite(point.ell) & jnp.isfinite(point.b)
-        sky = point._replace(ell=jnp.where(seen, point.ell, 0.0), b=jnp.where(seen, point.b, 0.0))
-        return jnp.where(seen, self.with_direction.log_prob(sky), self.without.log_prob(point))
-
-
-def model_log_prior(
-    grid: StarGrid,
-    *,
-    lnprior: np.ndarray | None = None,
-    apply_agewt: bool = True,
-    apply_grad: bool = True,
-) -> np.ndarray:
-    """Log prior mass of each model (float64): mass function, age weight, size of the grid cell.
-
-    The mass function is Kroupa's where the grid has initial masses, else the PS1 luminosity
-    function where it has M_r, else flat; `lnprior` (model,) replaces it. Raises `ValueError` if
-    `lnprior` has another length, holds NaN, or leaves no model possible.
+    Without an `imf` the mass function is Kroupa's where the grid has initial masses, else the
+    luminosity function of Pan-STARRS where it has M_r, else flat. Raises `ValueError` if
+    `prior.log_mass` has another length, holds NaN, or leaves no model possible.
     """
-    labels = grid.label_table
+    prior, labels = prior or ModelPrior(), grid.label_table
     point = Point(**{name: labels[name] for name in Point._fields if name in labels})
-    if lnprior is not None:
-        total = np.array(lnprior, np.float64)
-        if total.shape != (len(grid),):
-            raise ValueError(
-                f"lnprior has shape {total.shape}; one value for each of {len(grid)} models needed"
-            )
-        bad = np.isnan(total) | (total == np.inf)
-        if bad.any():
-            raise ValueError(f"lnprior holds {bad.sum()} NaN or +inf; use -inf to exclude a model")
+    if prior.log_mass is not None:
+        total = _checked_log_mass(prior.log_mass, len(grid))
+    elif prior.imf is not None:
+        total = np.asarray(prior.imf.log_prob(point), np.float64)
     elif point.mini is not None:
         total = np.asarray(KroupaIMF().log_prob(point), np.float64)
     elif point.Mr is not None:
         total = np.asarray(PS1LuminosityFunction().log_prob(point), np.float64)
     else:
         total = np.zeros(len(grid))
-    if apply_agewt and point.agewt is not None:
+    if prior.age_weight and point.agewt is not None:
         total = total + np.asarray(AgeWeight().log_prob(point), np.float64)
-    elif apply_agewt and point.mini is not None:
+    elif prior.age_weight and point.mini is not None:
         log.warning("the grid has no 'agewt': every evolutionary point gets the same weight")
-    if apply_grad:
+    if prior.cell_size:
         total = total + grid_cell_log_weight(labels, grid.axes)
     for name in ("feh", "loga"):  # what the Galactic prior looks at
         unknown = ~np.isfinite(labels.get(name, 0.0)) & np.isfinite(total)
@@ -103,6 +62,17 @@ def model_log_prior(
     return total
 
 
+def _checked_log_mass(given: np.ndarray, count: int) -> np.ndarray:
+    if given.shape != (count,):
+        raise ValueError(
+            f"lnprior has shape {given.shape}; one value for each of {count} models needed"
+        )
+    bad = np.isnan(given) | (given == np.inf)
+    if bad.any():
+        raise ValueError(f"lnprior holds {bad.sum()} NaN or +inf; use -inf to exclude a model")
+    return given
+
+
 class ReadyModels(NamedTuple):
     """A grid prepared for fits under some priors."""
 
@@ -111,30 +81,33 @@ class ReadyModels(NamedTuple):
     rows: np.ndarray  # of the grid, in the order of `models`; -1 for padding
 
 
-def ready_models(grid: StarGrid, priors: Priors) -> ReadyModels:
+def ready_models(grid: StarGrid, prior: ModelPrior | None = None) -> ReadyModels:
     """The prior masses of a grid's models, and its `device_models`.
 
     Those used last are kept for the next fit; masses and tiles also for later processes, beside
-    compiled programs (`brutax.cache.folder`).
+    compiled programs (`brutax.cache`).
     """
-    given = None if priors.lnprior is None else digest(np.asarray(priors.lnprior))
-    key = (grid.hash, grid.bands, given, priors.apply_agewt, priors.apply_grad)
-    key = (*key, jax.config.read("jax_enable_x64"))
+    prior = prior or ModelPrior()
+    key = (grid.hash, grid.bands, *_content(prior), jax.config.read("jax_enable_x64"))
     if key not in _ready:
         name = f"{files.name_of(key, files.code(), np.__version__)}.npz"
         kept = _read_tiles(name)
         if kept is None:
-            log_prior = model_log_prior(
-                grid,
-                lnprior=priors.lnprior,
-                apply_agewt=priors.apply_agewt,
-                apply_grad=priors.apply_grad,
-            )
-            kept = tile_grid(grid, log_prior)
+            kept = tile_grid(grid, model_log_prior(grid, prior))
             _write_tiles(name, kept)
         _ready.clear()
         _ready[key] = ReadyModels(kept.log_prior, on_device(grid, kept), kept.rows)
     return _ready[key]
+
+
+def _content(prior: ModelPrior) -> tuple:
+    """What distinguishes one prior of models from another."""
+    given = None if prior.log_mass is None else digest(prior.log_mass)
+    imf = None
+    if prior.imf is not None:
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(prior.imf)]
+        imf = (eqx.tree_pformat(prior.imf, width=10**6), digest(*leaves))
+    return (given, imf, prior.age_weight, prior.cell_size)
 
 
 _ready: dict[tuple, ReadyModels] = {}
@@ -227,86 +200,3 @@ def _informative(labels: Mapping[str, np.ndarray]) -> list[str]:
         elif varies or name in needed:
             chosen.append(name)
     return chosen
-
-
-def _bounds(name: str, limits: Sequence[float]) -> tuple[float, float]:
-    try:
-        low, high = (float(x) for x in limits)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be (low, high), got {limits!r}") from None
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise ValueError(f"{name} must be finite and increasing, got ({low}, {high})")
-    return low, high
-
-
-def _gauss(name: str, gauss: Sequence[float]) -> tuple[float, float]:
-    try:
-        mean, std = (float(x) for x in gauss)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be (mean, deviation), got {gauss!r}") from None
-    if not (np.isfinite(mean) and std > 0):
-        raise ValueError(f"{name} needs a finite mean and a positive deviation, got {gauss!r}")
-    return mean, std
-
-
-def av_prior(
-    avlim: Sequence[float], av_gauss: Sequence[float] | None
-) -> UniformAv | TruncatedNormalAv:
-    """Uniform on `avlim` [mag], or a Gaussian (mean, std) truncated there."""
-    low, high = _bounds("avlim", avlim)
-    if low < 0:
-        raise ValueError(f"avlim starts at {low}: negative extinction is not a model here")
-    if av_gauss is None or _gauss("av_gauss", av_gauss)[1] >= 1e5:
-        return UniformAv(low, high)
-    return TruncatedNormalAv(*_gauss("av_gauss", av_gauss), low, high)
-
-
-def rv_prior(
-    rvlim: Sequence[float], rv_gauss: Sequence[float] | None
-) -> UniformRv | TruncatedNormalRv:
-    """Gaussian (mean, std) truncated to `rvlim`, or uniform there."""
-    low, high = _bounds("rvlim", rvlim)
-    if rv_gauss is None or _gauss("rv_gauss", rv_gauss)[1] >= 1e5:
-        return UniformRv(low, high)
-    return TruncatedNormalRv(*_gauss("rv_gauss", rv_gauss), low, high)
-
-
-def star_priors(
-    priors: Priors, coords: np.ndarray, names: Collection[str] = ()
-) -> tuple[StarPrior, AbstractPrior | None]:
-    """The priors of the stars, and the A_V prior of each where a dust map makes them differ.
-
-    `coords`: (star, 2) Galactic l, b [deg], NaN where there are none; `names`: the labels that the
-    grid has. Stars without coordinates get an exponential disk seen from within.
-    """
-    distance = _distance_prior(priors, names)
-    if not priors.apply_dlabels:
-        distance = WithoutLabels(distance)
-    av = av_prior(priors.avlim, priors.av_gauss)
-    rv = rv_prior(priors.rvlim, priors.rv_gauss)
-    per_star = None
-    if priors.dustfile is not None:
-        av, per_star = dust_priors(priors, coords, float(av.low), float(av.high))
-    elif priors.lndustprior is not None:
-        raise ValueError("lndustprior needs dustfile: the map that it is given")
-    return StarPrior(WhereSeen(distance, ExponentialDiskDistance()), av, rv), per_star
-
-
-def _distance_prior(priors: Priors, names: Collection[str]) -> AbstractPrior:
-    given = priors.lngalprior
-    if given is None:
-        return GalacticStructure(R_solar=as_float(priors.R_solar), Z_solar=as_float(priors.Z_solar))
-    if isinstance(given, AbstractPrior):
-        return given
-    hidden = () if priors.apply_dlabels else ("feh", "loga")
-    check_distance(given, tuple(n for n in TYPICAL if n in names and n not in hidden))
-    return CustomDistance(given)
-
-
-def repeat(prior: AbstractPrior, size: int) -> AbstractPrior:
-    """The same prior for each of many stars, as one pytree with a leading axis."""
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(np.broadcast_to(np.asarray(leaf), (size, *np.shape(leaf)))),
-        prior,
-        is_leaf=eqx.is_array,
-    )

@@ -5,55 +5,57 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
 import numpy as np
 
 from brutax.catalog import Catalog, FitResult, PosteriorStore, StoreError, digest
-from brutax.catalog.store import (
-    DRAW_DTYPES,
-    FINGERPRINT,
-    HALF,
-    OPTIONAL,
-    check_target,
-    fields,
-    row_bytes,
-)
+from brutax.catalog.schema import DRAW_DTYPES, HALF
+from brutax.catalog.store import FINGERPRINT, OPTIONAL, check_target, fields, row_bytes
 from brutax.fitting.functions import trial_values
-from brutax.fitting.rounds import Options, Runner
+from brutax.fitting.rounds import Job, Table
 from brutax.models import StarGrid, Status
-from brutax.priors import AbstractPrior
-from brutax.solver import QUANTILES, StarPrior, parameter_names
+from brutax.solver import QUANTILES, parameter_names
 
 log = logging.getLogger("brutax")
 
-SOLVER = 6  # goes up where the same call gives other draws: files of both are not mixed
-COARSE = 0.1  # sigma: rounding of draws beyond which a user is told (it adds 0.5 % to sigma)
+# goes up where the same call gives other draws: files of both are not mixed
+SOLVER = 6
+# rounding, in standard deviations, of draws beyond which a user is warned: it adds 0.5 % to them
+COARSE = 0.1
 Progress = Callable[[Iterator[int], int, int], Iterable[int]]
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where the result goes and what is kept of it."""
+    """Where the result goes and what is kept of it.
 
-    path: str | os.PathLike | None = None  # None: memory
-    overwrite: bool = False  # replace an existing file instead of going on with it
-    labels: Any = None  # stored beside the posteriors
+    `path`: an HDF5 file (`.h5` is added), or None for memory. With `overwrite` an existing file is
+    replaced instead of continued. `labels` are stored beside the posteriors. `save_draws=False`
+    leaves out the draws of distance, A_V and R_V; `draw_dtype="float16"` keeps them to one part in
+    2048. `single` results are of one star, without a leading axis. `verbose` shows a progress bar;
+    `progress`, a function (finished counts, total, already done) -> the same counts, is used
+    in its place. `attrs` are more provenance. Raises `ValueError` for another `draw_dtype`.
+    """
+
+    path: str | os.PathLike | None = None
+    overwrite: bool = False
+    labels: Any = None
     save_draws: bool = True
-    draw_dtype: str = "float32"  # or "float16": of the draws of distance, A_V and R_V
-    single: bool = False  # one star, given without a leading axis
+    draw_dtype: str = "float32"
+    single: bool = False
     verbose: bool = True
-    progress: Progress | None = None  # (finished counts, total, already done) -> the same, shown
-    attrs: dict[str, Any] = field(default_factory=dict)  # more provenance
+    progress: Progress | None = None
+    attrs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.draw_dtype not in DRAW_DTYPES:
@@ -67,16 +69,10 @@ class Output:
         return {k: v for k, v in settings.items() if k not in OPTIONAL or v != OPTIONAL[k]}
 
 
-def describe(
-    catalog: Catalog,
-    grid: StarGrid,
-    log_prior: np.ndarray,
-    prior: StarPrior,
-    per_star: AbstractPrior | None,
-    options: Options,
-) -> dict[str, Any]:
+def fingerprint(job: Job, grid: StarGrid, log_prior: np.ndarray, output: Output) -> dict[str, Any]:
     """Everything that the numbers of a fit depend on, as plain JSON values."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(per_star)]
+    catalog, prior = job.catalog, job.prior
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(job.av_per_star)]
     own = [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(prior, eqx.is_array))]
     text = eqx.tree_pformat(prior, short_arrays=False, width=10**6)
     return {
@@ -95,13 +91,9 @@ def describe(
             catalog.source_id,
         ),
         "solver": SOLVER,
-        "seed": options.seed,
-        "method": options.method,
-        "n_draws": options.n_draws,
-        "n_samples": options.n_samples,
-        "min_ess": options.min_ess,
-        "dim_prior": options.dim_prior,
+        **job.options.identity(),
         "precision": "float64" if jax.config.read("jax_enable_x64") else "float32",
+        **output.kept(),
     }
 
 
@@ -121,75 +113,149 @@ def provenance(catalog: Catalog) -> dict[str, Any]:
     }
 
 
-def write_out(
-    runner: Runner, grid: StarGrid, fingerprint: dict[str, Any], output: Output
-) -> str | FitResult:
-    """Runs a fit into a file (returns its path) or into memory (returns a `FitResult`)."""
-    catalog = runner.catalog
-    attrs = provenance(catalog) | output.attrs | {"single": output.single}
-    fingerprint = fingerprint | output.kept()
-    ids = labels = _storable(catalog.source_id)
-    if output.labels is not None:
-        labels = _storable(np.atleast_1d(np.asarray(output.labels)))
-    if output.path is None:
-        return _to_memory(
-            runner, grid, fingerprint, attrs, output, {"source_id": ids, "labels": labels}
-        )
-    path, keeper = posterior_path(output.path), _Keeper(runner, output)
-    with ExitStack() as stack:
+class Sink(Protocol):
+    """Takes finished rows: a file (`FileSink`) or memory (`MemorySink`)."""
+
+    @property
+    def todo(self) -> np.ndarray:
+        """Rows that are still to be fitted."""
+        ...
+
+    def write(self, rows: np.ndarray, table: Table) -> None:
+        """Keeps finished rows."""
+        ...
+
+    def result(self) -> str | FitResult:
+        """The path of the file, or the result."""
+        ...
+
+
+class FileSink:
+    """Rows of a posterior file: one that is continued, or a new one.
+
+    A new file is laid out in a thread of its own while the first stars are fitted; the first write
+    waits for it. Use it in a `with` statement. Raises `StoreError` where the file cannot be made or
+    holds another fit.
+    """
+
+    def __init__(
+        self, path: Path, job: Job, grid: StarGrid, known: dict[str, Any], output: Output
+    ) -> None:
+        self.path, self.keeper = path, Keeper(job, output)
+        self._stack = ExitStack()
+        count = len(job.catalog)
         if path.exists() and not output.overwrite:
-            store = stack.enter_context(PosteriorStore.resume(path, fingerprint))
-            todo, append = store.todo(), store.append
+            store = self._stack.enter_context(PosteriorStore.resume(path, known))
+            self._store: PosteriorStore | Future[PosteriorStore] = store
+            self._todo = store.todo()
         else:
-            check_target(path, len(catalog) * row_bytes(keeper.fields))
-            todo = np.arange(len(catalog))
-            making = _make_aside(
-                stack,
-                path,
+            check_target(path, count * row_bytes(self.keeper.fields))
+            self._todo = np.arange(count)
+            ids, labels = _ids_and_labels(job.catalog, output)
+            self._store = self._make_aside(
                 source_id=ids,
-                n_draws=runner.options.n_draws,
-                parameters=parameter_names(runner.grid.models),
+                n_draws=job.options.draws,
+                parameters=parameter_names(job.models.models),
                 levels=QUANTILES,
-                fingerprint=fingerprint,
-                attrs=attrs,
+                fingerprint=known,
+                attrs=provenance(job.catalog) | output.attrs | {"single": output.single},
                 labels=labels,
                 models=grid.label_table,
                 save_draws=output.save_draws,
                 draw_dtype=output.draw_dtype,
             )
-
-            def append(rows: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
-                making.result().append(rows, values)
-
-        done = len(catalog) - todo.size
+        done = count - self._todo.size
         if done:
-            log.info("%s: %d of %d stars are done, going on", path, done, len(catalog))
+            log.info("%s: %d of %d stars are done, going on", path, done, count)
 
-        def write(rows: np.ndarray, table: dict[str, np.ndarray]) -> None:
-            append(rows, keeper.kept(table))
+    def _make_aside(self, **layout: Any) -> "Future[PosteriorStore]":
+        pool = self._stack.enter_context(ThreadPoolExecutor(1))
+        making = pool.submit(PosteriorStore.create, self.path, **layout)
+        self._stack.callback(lambda: making.exception() or making.result().close())
+        return making
 
-        with closing(runner.run(todo, write)) as counts:  # interrupted, it writes the rest
-            for _ in _shown(counts, len(catalog), done, output):
-                pass
-    keeper.warn()
-    return str(path)
+    @property
+    def todo(self) -> np.ndarray:
+        return self._todo
+
+    def write(self, rows: np.ndarray, table: Table) -> None:
+        if isinstance(self._store, Future):
+            self._store = self._store.result()
+        self._store.append(rows, self.keeper.kept(table))
+
+    def result(self) -> str:
+        self.keeper.warn()
+        return str(self.path)
+
+    def __enter__(self) -> "FileSink":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
 
-def _make_aside(stack: ExitStack, path: Path, **layout: Any) -> Future[PosteriorStore]:
-    """Lays out a file while the first stars are fitted."""
-    making = stack.enter_context(ThreadPoolExecutor(1)).submit(
-        PosteriorStore.create, path, **layout
-    )
-    stack.callback(lambda: making.exception() or making.result().close())
-    return making
+class MemorySink:
+    """Rows in memory, as a `FitResult`."""
+
+    def __init__(self, job: Job, grid: StarGrid, known: dict[str, Any], output: Output) -> None:
+        self.job, self.grid, self.known, self.output = job, grid, known, output
+        self.keeper = Keeper(job, output)
+        self.ids, self.labels = _ids_and_labels(job.catalog, output)
+        self.parts: list[Table] = []
+
+    @property
+    def todo(self) -> np.ndarray:
+        return np.arange(len(self.job.catalog))
+
+    def write(self, rows: np.ndarray, table: Table) -> None:
+        del rows  # they come in order
+        self.parts.append(self.keeper.kept(table))
+
+    def result(self) -> FitResult:
+        self.keeper.warn()
+        arrays = {k: np.concatenate([part[k] for part in self.parts]) for k in self.parts[0]}
+        arrays |= {"source_id": self.ids, "labels": self.labels}
+        for name, column in self.grid.label_table.items() if self.job.options.draws else ():
+            arrays[f"models/{name}"] = column.astype(np.float32)
+        attrs = provenance(self.job.catalog) | self.output.attrs
+        attrs |= {
+            "single": self.output.single,
+            "parameters": list(parameter_names(self.job.models.models)),
+            "quantile_levels": np.asarray(QUANTILES),
+            FINGERPRINT: json.dumps(self.known, sort_keys=True),
+        }
+        return FitResult(arrays, attrs, single=self.output.single)
+
+    def __enter__(self) -> "MemorySink":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        pass
 
 
-class _Keeper:
+def open_sink(
+    job: Job, grid: StarGrid, log_prior: np.ndarray, output: Output
+) -> FileSink | MemorySink:
+    """Where the rows of a job go: `output.path`, or memory."""
+    known = fingerprint(job, grid, log_prior, output)
+    if output.path is None:
+        return MemorySink(job, grid, known, output)
+    return FileSink(posterior_path(output.path), job, grid, known, output)
+
+
+def _ids_and_labels(catalog: Catalog, output: Output) -> tuple[np.ndarray, np.ndarray]:
+    ids = _storable(catalog.source_id)
+    if output.labels is None:
+        return ids, ids
+    return ids, _storable(np.atleast_1d(np.asarray(output.labels)))
+
+
+class Keeper:
     """Says what is kept of finished rows, and counts stars whose draws lose by rounding."""
 
-    def __init__(self, runner: Runner, output: Output) -> None:
-        size = len(parameter_names(runner.grid.models)), len(QUANTILES)
-        self.fields = fields(runner.options.n_draws, *size, output.save_draws, output.draw_dtype)
+    def __init__(self, job: Job, output: Output) -> None:
+        size = len(parameter_names(job.models.models)), len(QUANTILES)
+        self.fields = fields(job.options.draws, *size, output.save_draws, output.draw_dtype)
         self.half = output.draw_dtype == "float16" and "samps_dist" in self.fields
         self.coarse = 0
 
@@ -231,37 +297,6 @@ def posterior_path(path: str | os.PathLike) -> Path:
     return path if path.suffix.lower() in (".h5", ".hdf5") else path.with_name(path.name + ".h5")
 
 
-def _to_memory(
-    runner: Runner,
-    grid: StarGrid,
-    fingerprint: dict[str, Any],
-    attrs: dict[str, Any],
-    output: Output,
-    ids: dict[str, np.ndarray],
-) -> FitResult:
-    catalog = runner.catalog
-    parts: list[dict[str, np.ndarray]] = []
-
-    keeper = _Keeper(runner, output)
-
-    def keep(rows: np.ndarray, table: dict[str, np.ndarray]) -> None:
-        del rows  # they come in order
-        parts.append(keeper.kept(table))
-
-    for _ in _shown(runner.run(np.arange(len(catalog)), keep), len(catalog), 0, output):
-        pass
-    keeper.warn()
-    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} | ids
-    for name, column in grid.label_table.items() if runner.options.n_draws else ():
-        arrays[f"models/{name}"] = column.astype(np.float32)
-    attrs = attrs | {
-        "parameters": list(parameter_names(runner.grid.models)),
-        "quantile_levels": np.asarray(QUANTILES),
-        FINGERPRINT: json.dumps(fingerprint, sort_keys=True),
-    }
-    return FitResult(arrays, attrs, single=output.single)
-
-
 def _storable(array: np.ndarray) -> np.ndarray:
     """Text as UTF-8 bytes, which HDF5 can hold."""
     if array.dtype.kind == "U":
@@ -275,7 +310,7 @@ def _storable(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _shown(counts: Iterator[int], total: int, done: int, output: Output) -> Iterable[int]:
+def shown(counts: Iterator[int], total: int, done: int, output: Output) -> Iterable[int]:
     """The stream of finished counts, with a progress bar if wanted."""
     if output.progress is not None:
         return output.progress(counts, total, done)

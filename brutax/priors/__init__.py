@@ -7,6 +7,8 @@ from brutax.priors.astrometric import GaussianParallax as GaussianParallax
 from brutax.priors.astrometric import convert_parallax_to_scale as convert_parallax_to_scale
 from brutax.priors.astrometric import logp_parallax as logp_parallax
 from brutax.priors.astrometric import logp_parallax_scale as logp_parallax_scale
+from brutax.priors.extinction import AbstractAvPrior as AbstractAvPrior
+from brutax.priors.extinction import AbstractRvPrior as AbstractRvPrior
 from brutax.priors.extinction import DustProfileAv as DustProfileAv
 from brutax.priors.extinction import TruncatedNormalAv as TruncatedNormalAv
 from brutax.priors.extinction import TruncatedNormalRv as TruncatedNormalRv

@@ -1,8 +1,10 @@
 """Priors on the dust in front of a star: A_V [mag] and R_V.
 
-Each has the attributes `low` and `high`, the bounds of its support, and is normalised on them.
+What a fit needs to know of such a prior is declared by `AbstractAvPrior` and `AbstractRvPrior`:
+a density, the bounds of its support, and the Gaussian that proposals are made from.
 """
 
+import abc
 import warnings
 from typing import Any
 
@@ -16,7 +18,66 @@ from brutax.utils._namespace import as_float, floats, require
 from brutax.utils.math import HALF_LN_2PI, log_ndtr_diff, log_truncated_normal
 
 
-class UniformAv(AbstractPrior):
+class AbstractAvPrior(AbstractPrior):
+    """A prior of the extinction A_V [mag] of a star, which may depend on its distance.
+
+    A prior of one's own is one class: its density, the bounds of its support, and `moments`, a
+    Gaussian that resembles it. Draws are made with the help of that Gaussian and weighted by the
+    density itself, so that a poor resemblance costs effective draws and no exactness.
+
+        class ExponentialAv(AbstractAvPrior):
+            scale: Array = eqx.field(converter=as_float)
+            low: Array = eqx.field(converter=as_float, default=0.0)
+            high: Array = eqx.field(converter=as_float, default=20.0)
+
+            def log_prob(self, point):
+                inside = (point.av >= self.low) & (point.av <= self.high)
+                norm = jnp.log(jnp.exp(-self.low / self.scale) - jnp.exp(-self.high / self.scale))
+                value = -point.av / self.scale - jnp.log(self.scale) - norm
+                return jnp.where(inside, value, -jnp.inf)
+
+            def moments(self, dist):
+                return jnp.zeros_like(dist) + self.scale, jnp.zeros_like(dist) + 1 / self.scale
+
+        brutax.fit("stars.csv", priors=brutax.Priors(av=ExponentialAv(0.5)))
+    """
+
+    low: eqx.AbstractVar[Array]  # lower bound of the support [mag], not negative
+    high: eqx.AbstractVar[Array]  # upper bound of the support [mag]
+
+    @abc.abstractmethod
+    def log_prob(self, point: Point) -> Array:
+        """ln of the density per mag at `point.av`, for a star at `point.dist` [kpc].
+
+        Element by element, normalised on [low, high] at every distance, -inf outside; in JAX
+        operations with two derivatives in `point.dist`.
+        """
+
+    @abc.abstractmethod
+    def moments(self, dist: Array) -> tuple[Array, Array]:
+        """Mean [mag] and 1 / standard deviation of the Gaussian part at a distance [kpc].
+
+        Both of the shape of `dist`. An inverse of 0 says that there is none: the density is flat
+        there, or nothing is known of it.
+        """
+
+
+class AbstractRvPrior(AbstractPrior):
+    """A prior of R_V = A_V / E(B-V); see `AbstractAvPrior`, whose moments know the distance."""
+
+    low: eqx.AbstractVar[Array]  # lower bound of the support
+    high: eqx.AbstractVar[Array]  # upper bound of the support
+
+    @abc.abstractmethod
+    def log_prob(self, point: Point) -> Array:
+        """ln of the density at `point.rv`, normalised on [low, high], -inf outside."""
+
+    @abc.abstractmethod
+    def moments(self) -> tuple[Array, Array]:
+        """Mean and 1 / standard deviation of the Gaussian part; an inverse of 0: there is none."""
+
+
+class UniformAv(AbstractAvPrior):
     """Any A_V between two bounds [mag]."""
 
     low: Float[Array, ""] = eqx.field(converter=as_float, default=0.0)
@@ -25,15 +86,15 @@ class UniformAv(AbstractPrior):
     def __check_init__(self) -> None:
         _check_bounds(self)
 
-    def log_prob(self, point: Point) -> Any:
+    def log_prob(self, point: Point) -> Array:
         return _uniform(as_float(point.av), self.low, self.high)
 
-    def moments(self, dist: Any) -> tuple[Any, Any]:
-        """Mean and 1/deviation of the Gaussian part at a distance [kpc]: here there is none."""
+    def moments(self, dist: Array) -> tuple[Array, Array]:
+        """The middle [mag], and 0: there is no Gaussian part, at any distance [kpc]."""
         return jnp.zeros_like(dist) + 0.5 * (self.low + self.high), jnp.zeros_like(dist)
 
 
-class UniformRv(AbstractPrior):
+class UniformRv(AbstractRvPrior):
     """Any R_V between two bounds."""
 
     low: Float[Array, ""] = eqx.field(converter=as_float, default=1.0)
@@ -42,15 +103,15 @@ class UniformRv(AbstractPrior):
     def __check_init__(self) -> None:
         _check_bounds(self)
 
-    def log_prob(self, point: Point) -> Any:
+    def log_prob(self, point: Point) -> Array:
         return _uniform(as_float(point.rv), self.low, self.high)
 
-    def moments(self) -> tuple[Any, Any]:
-        """Mean and 1/deviation of the Gaussian part: here there is none."""
+    def moments(self) -> tuple[Array, Array]:
+        """Mean and 1 / standard deviation of the Gaussian part: here there is none."""
         return 0.5 * (self.low + self.high), jnp.zeros_like(self.low)
 
 
-class TruncatedNormalAv(AbstractPrior):
+class TruncatedNormalAv(AbstractAvPrior):
     """A normal distribution of A_V [mag] between two bounds."""
 
     mean: Float[Array, ""] = eqx.field(converter=as_float)
@@ -62,15 +123,15 @@ class TruncatedNormalAv(AbstractPrior):
         _check_bounds(self)
         require(self.std > 0, f"the standard deviation must be positive, found {self.std}")
 
-    def log_prob(self, point: Point) -> Any:
+    def log_prob(self, point: Point) -> Array:
         return _truncated(as_float(point.av), self.mean, self.std, self.low, self.high)
 
-    def moments(self, dist: Any) -> tuple[Any, Any]:
-        """Mean and 1/deviation of the Gaussian part, the same at every distance."""
+    def moments(self, dist: Array) -> tuple[Array, Array]:
+        """Mean and 1 / standard deviation of the Gaussian part, the same at every distance."""
         return jnp.zeros_like(dist) + self.mean, jnp.zeros_like(dist) + 1.0 / self.std
 
 
-class TruncatedNormalRv(AbstractPrior):
+class TruncatedNormalRv(AbstractRvPrior):
     """A normal distribution of R_V between two bounds; the defaults are Schlafly et al. (2016)."""
 
     mean: Float[Array, ""] = eqx.field(converter=as_float, default=3.32)
@@ -82,15 +143,15 @@ class TruncatedNormalRv(AbstractPrior):
         _check_bounds(self)
         require(self.std > 0, f"the standard deviation must be positive, found {self.std}")
 
-    def log_prob(self, point: Point) -> Any:
+    def log_prob(self, point: Point) -> Array:
         return _truncated(as_float(point.rv), self.mean, self.std, self.low, self.high)
 
-    def moments(self) -> tuple[Any, Any]:
-        """Mean and 1/deviation of the Gaussian part."""
+    def moments(self) -> tuple[Array, Array]:
+        """Mean and 1 / standard deviation of the Gaussian part."""
         return self.mean, 1.0 / self.std
 
 
-class DustProfileAv(AbstractPrior):
+class DustProfileAv(AbstractAvPrior):
     """The A_V of a three-dimensional dust map along one line of sight.
 
     A truncated normal distribution whose mean and deviation are linear in distance between
@@ -120,7 +181,7 @@ class DustProfileAv(AbstractPrior):
             raise ValueError("a dust profile needs at least two distances")
         require(jnp.diff(self.ln_dist) > 0, "the distances of a dust profile must increase")
 
-    def log_prob(self, point: Point) -> Any:
+    def log_prob(self, point: Point) -> Array:
         av = as_float(point.av)
         mean, std, known = self._at(as_float(point.dist))
         mapped = _truncated(
@@ -128,8 +189,8 @@ class DustProfileAv(AbstractPrior):
         )
         return jnp.where(known, mapped, _uniform(av, self.low, self.high))
 
-    def moments(self, dist: Any) -> tuple[Any, Any]:
-        """Mean and 1/deviation of the map at a distance [kpc]; (middle, 0) where it is silent."""
+    def moments(self, dist: Array) -> tuple[Array, Array]:
+        """Mean and 1 / standard deviation of the map at a distance [kpc]; (middle, 0) without."""
         mean, std, known = self._at(as_float(dist))
         middle = 0.5 * (self.low + self.high)
         inverse = 1.0 / jnp.where(known, std, 1.0)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from brutax.priors import AbstractPrior, Point
+from brutax.priors import AbstractAvPrior, AbstractPrior, AbstractRvPrior, Point
 from brutax.utils import as_float
 
 
@@ -77,5 +77,5 @@ class StarPrior(eqx.Module):
     """
 
     distance: AbstractPrior
-    av: Any  # log_prob, low, high, moments
-    rv: Any
+    av: AbstractAvPrior | None  # None: given beside, one for each star
+    rv: AbstractRvPrior

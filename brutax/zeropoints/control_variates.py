@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from brutax.catalog import Catalog
-from brutax.fitting.options import Priors
-from brutax.fitting.prepare import ready_models, repeat, star_priors
+from brutax.fitting import Priors
+from brutax.fitting.prepare import ready_models
+from brutax.fitting.prior import repeat, star_priors
 from brutax.models import StarGrid
 from brutax.models.stars import Stars
 from brutax.priors import AbstractPrior
@@ -37,7 +38,7 @@ def zero_means(
     `stars`, `grid` and `priors` as they were fitted; `model` (star, draw) are rows of the grid,
     `theta` (ln(d / kpc), A_V [mag], R_V), each (star, draw).
     """
-    ready = ready_models(grid, priors)
+    ready = ready_models(grid, priors.models)
     prior, per_star = star_priors(priors, stars.coords, grid.label_table)
     place = np.zeros(len(grid), int)
     place[ready.rows[ready.rows >= 0]] = np.flatnonzero(ready.rows >= 0)

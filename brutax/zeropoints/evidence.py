@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from brutax.catalog import Catalog, FitResult
-from brutax.fitting.options import Priors
+from brutax.fitting import Priors
 from brutax.models import reddened_mag
 from brutax.solver.density import Theta
 from brutax.utils.photometry import LN_PER_MAG

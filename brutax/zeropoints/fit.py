@@ -7,15 +7,14 @@ floors of all bands at once that maximise the summed log-evidence of the stars.
 """
 
 import logging
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from brutax.catalog import Catalog, FitResult
+from brutax.fitting import Priors, open_grid
 from brutax.fitting import fit as fit_stars
-from brutax.fitting.fit import open_grid
-from brutax.fitting.options import Priors
 from brutax.models import StarGrid
 from brutax.utils import ArrayLike
 from brutax.zeropoints.evidence import Sums, maximum, next_round, start_search
@@ -120,7 +119,7 @@ def fit(
     _check_method(method)
     grid = open_grid(grid).select(bands=stars.bands)
     applied, floor = np.ones(len(stars.bands)), np.zeros(len(stars.bands))
-    how: dict[str, Any] = {"verbose": False, "seed": 0} | options
+    how: dict[str, Any] = {"progress": False, "seed": 0} | options
     rounds: list[ZeroPoints] = []
     near: list[Sums] = []  # by evidence: the rounds near its maximum
     while True:
@@ -131,7 +130,7 @@ def fit(
             found = _by_resampling(result, used, applied, config)
         else:
             how["seed"] += 1
-            priors = _priors(how)
+            priors = how.get("priors") or Priors()
             start = start_search(result, used, applied, floor, prior_std, floors, given, priors)
             found = next_round(*start, near)
         step = _largest(found.offsets - applied, found.errors)
@@ -156,11 +155,6 @@ def fit(
                 "offsets still move by %.2f sigma after %d rounds", max(step, unsure), iterations
             )
             return ZeroPointFit(tuple(rounds), False, result)
-
-
-def _priors(options: dict[str, Any]) -> Priors:
-    """The priors among the options of `brutax.fit`."""
-    return Priors(**{x.name: options[x.name] for x in fields(Priors) if x.name in options})
 
 
 def _check_method(method: str) -> None:

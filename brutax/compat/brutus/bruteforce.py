@@ -10,9 +10,14 @@ import numpy as np
 from brutax.catalog import Catalog, CatalogError, FitResult, make_catalog
 from brutax.compat.brutus import gridpost
 from brutax.compat.brutus.gridpost import GridLikelihood, GridPosterior
-from brutax.fitting.options import Priors, check_units, note_knobs, seed_from
-from brutax.fitting.rounds import Options
-from brutax.fitting.write import Output
+from brutax.compat.brutus.keywords import (
+    check_units,
+    make_priors,
+    note_knobs,
+    seed_from,
+    warn_of_extra,
+)
+from brutax.fitting import FitOptions, Output, Priors, fit_catalog
 from brutax.models import StarGrid, get_seds
 from brutax.priors import AbstractPrior
 
@@ -139,6 +144,7 @@ class BruteForce:
         dust_floor: float = 0.0,
         draw_dtype: str = "float32",
         overwrite: bool = False,
+        **extra: Any,
     ) -> str | FitResult:
         """The posterior of one star or of many.
 
@@ -161,12 +167,12 @@ class BruteForce:
 
         Priors
             `lnprior` (model,) in place of the mass function; `apply_agewt`, `apply_grad` as in
-            brutus. `avlim`, `rvlim` bounds; `av_gauss`, `rv_gauss` (mean, deviation) or None for
-            flat. `lngalprior`: a `brutax.priors` object or a function
+            brutus. `avlim`, `rvlim` bounds; `av_gauss`, `rv_gauss` (mean, standard deviation) or
+            None for flat. `lngalprior`: a `brutax.priors` object or a function
             `f(dists, coord, labels=...)`; `lndustprior`: `f(avs, dustmap, coord, distance=...)`.
             `dustfile`: a file of the Bayestar map, or any object with `query` (see
-            `brutax.priors.dust_profile`); `dust_floor` [mag] is added to its deviations in
-            quadrature. `apply_dlabels=False` hides [Fe/H] and age from
+            `brutax.priors.dust_profile`); `dust_floor` [mag] is added to its standard
+            deviations in quadrature. `apply_dlabels=False` hides [Fe/H] and age from
             the Galactic prior. `R_solar`, `Z_solar` [kpc] of the default Galactic prior.
 
         Running
@@ -180,11 +186,13 @@ class BruteForce:
         `mem_lim`, `max_models`, `subsample_mode`, `running_io` set the approximations or the
         buffering of brutus. They are checked and have nothing to act on here: no model is cut,
         every optimum is converged, every row is saved at once. `precision_shrinkage` other
-        than 0 is refused, since it would change the posterior.
+        than 0 is refused, since it would change the posterior. Other keywords are named in one
+        warning.
 
         Raises `ValueError` (`CatalogError`, `StoreError`) for input that cannot be used, and
         `FileNotFoundError` for a map that is not there.
         """
+        warn_of_extra("BruteForce.fit", extra)
         note_knobs(
             Nmc_prior=Nmc_prior,
             wt_thresh=wt_thresh,
@@ -212,14 +220,15 @@ class BruteForce:
             mag_max=mag_max,
             merr_max=merr_max,
         )
-        options = Options(
+        options = FitOptions(
             seed=seed_from(rstate, seed),
-            method=method,
-            n_draws=_draws(Ndraws, n_samples),
+            method="auto" if method == "fast" else method,
+            effort="low" if method == "fast" else "normal",
+            draws=_draws(Ndraws, n_samples),
             batch_size=batch_size,
             dim_prior=bool(logl_dim_prior),
         )
-        priors = Priors(
+        priors = make_priors(
             lnprior=lnprior,
             apply_agewt=apply_agewt,
             apply_grad=apply_grad,
@@ -249,7 +258,7 @@ class BruteForce:
     def fit_catalog(
         self,
         catalog: Catalog,
-        options: Options | None = None,
+        options: FitOptions | None = None,
         priors: Priors | None = None,
         output: Output | None = None,
     ) -> str | FitResult:

@@ -14,8 +14,14 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from brutax.catalog import CatalogError, make_catalog
-from brutax.fitting.options import Priors, note_knobs, seed_from
-from brutax.fitting.prepare import av_prior, rv_prior, star_priors
+from brutax.compat.brutus.keywords import (
+    av_prior,
+    make_priors,
+    note_knobs,
+    rv_prior,
+    seed_from,
+)
+from brutax.fitting.prior import star_priors
 from brutax.models import StarGrid, Stars
 from brutax.priors import AbstractPrior, Point
 from brutax.solver import (
@@ -247,7 +253,7 @@ def logpost_grid(
         (results.star.flux, results.star.weight, results.star.unit_mag),
     )
     av_gauss, rv_gauss = results.gauss
-    priors = Priors(
+    priors = make_priors(
         avlim=avlim,
         av_gauss=None if _flat(av_gauss) else av_gauss,
         rvlim=rvlim,
