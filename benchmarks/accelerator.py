@@ -36,7 +36,7 @@ from brutax.fitting.prepare import device_models, model_log_prior
 from brutax.fitting.prior import repeat, star_priors
 from brutax.fitting.rounds import star_keys
 from brutax.solver import Settings, posterior
-from brutax.solver.magnitude_scores import quick_screen
+from brutax.solver.magnitude_scores import magnitude_scores
 from brutax.solver.scores import screen
 from brutax.solver.shortlist import far_draws
 from brutax.solver.tiles import score_tiles
@@ -90,7 +90,9 @@ def measure_stages(case: dict[str, Any]) -> dict[str, Any]:
     members = tiled.members(jnp.arange(1))
     out["operations"] = {
         "tiles": operations(lambda s, t: score_tiles(s, t, prior), star, tiled.tiles),
-        "a tile in magnitudes": operations(lambda s, m: quick_screen(s, m, prior), star, members),
+        "a tile in magnitudes": operations(
+            lambda s, m: magnitude_scores(s, m, prior), star, members
+        ),
         "a tile in flux": operations(lambda s, m: screen(s, m, prior).log_z, star, members),
     }
     most = Settings().tiles + far_draws(Settings().n_samples)

@@ -31,7 +31,7 @@ from brutax.fitting import FitOptions, Output, Priors
 from brutax.fitting.prepare import device_models, model_log_prior
 from brutax.fitting.prior import repeat, star_priors
 from brutax.solver import Settings, fit_stars, posterior
-from brutax.solver.magnitude_scores import quick_screen
+from brutax.solver.magnitude_scores import magnitude_scores
 from brutax.solver.shortlist import draw_from_tiles, shortlist
 from brutax.solver.tiles import score_tiles
 
@@ -115,7 +115,9 @@ def stages(stars: Any, grid: Any, repeats: int) -> dict[str, Any]:
     one_tile = tiled.members(jnp.arange(1))
     count = {
         "tiles": operations(lambda s, t: score_tiles(s, t, prior), first, tiled.tiles),
-        "one tile looked into": operations(lambda s, m: quick_screen(s, m, prior), first, one_tile),
+        "one tile looked into": operations(
+            lambda s, m: magnitude_scores(s, m, prior), first, one_tile
+        ),
     }
     return {
         "up_to_ms": {name: 1e3 * value / number for name, value in up_to.items()},

@@ -13,15 +13,15 @@ from brutax.models import Stars
 from brutax.priors import DustProfileAv, TruncatedNormalAv, UniformAv
 from brutax.solver import shortlist as shortlist_module
 from brutax.solver.inputs import StarPrior
-from brutax.solver.magnitude_scores import quick_screen, settled
+from brutax.solver.magnitude_scores import magnitude_scores, settled
 from brutax.solver.scores import screen
-from brutax.solver.shortlist import rank_closely, shortlist
+from brutax.solver.shortlist import rank_by_models, shortlist
 
 # distance [kpc], A_V, error of fluxes, parallax S/N: 0 for none
 CASES = [(0.3, 0.0, 0.02, 100.0), (1.0, 0.5, 0.02, 20.0), (2.0, 3.0, 0.01, 5.0)]
 CASES += [(4.0, 1.0, 0.05, 2.0), (3.0, 0.3, 0.02, 0.0), (0.05, 0.1, 0.01, 1000.0)]
 
-full_score, quick_score = eqx.filter_jit(screen), eqx.filter_jit(quick_screen)
+full_score, quick_score = eqx.filter_jit(screen), eqx.filter_jit(magnitude_scores)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_tiles_ranked_by_their_models_hold_the_mass(problem, rng, monkeypatch):
     star = star_at(grid, 0.05, 0.1, 0.005, 1000.0, rng=rng)
     full = full_score(star, grid.models, prior).log_z.reshape(-1, grid.size)
     sums = np.asarray(jax.nn.logsumexp(full, axis=1))
-    ranked = rank_closely(star, grid, prior)
+    ranked = rank_by_models(star, grid, prior)
     found = shortlist(star, grid, prior, ranked, jnp.float32(0.4), most=10**9, size=256)
     count = int(found.n_inside)
     assert count < sums.size // 2

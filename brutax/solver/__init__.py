@@ -1,4 +1,8 @@
-"""How a star is fitted: screen all models, draw some, refine those, weigh exactly."""
+"""How a star is fitted: score all models, draw some by score, refine those, weigh them exactly.
+
+In the order of a fit: `tiles`, `scores` and `magnitude_scores`, `shortlist`, `optimum`, `gaussian`,
+`importance`, `pipeline`; `quadrature` for the reference path, `density` for what is computed.
+"""
 
 from brutax.solver.density import Theta as Theta
 from brutax.solver.density import log_target as log_target

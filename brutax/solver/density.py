@@ -9,24 +9,25 @@ parts of the A_V and R_V priors) minus the log of the distance prior. Constants 
 on model or parameters are left out here and added on the host.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from brutax.models.stars import Stars
 from brutax.solver.inputs import Models, StarPrior
+from brutax.utils.photometry import LN_PER_MAG
 
-LN_PER_MAG = float(0.4 * np.log(10.0))  # flux = exp(-LN_PER_MAG * mag)
-ETA_LIMIT = 9.2  # |ln(d / kpc)| never exceeds this: 0.1 pc to 10 Mpc
+# |ln(d / kpc)| never exceeds this: 0.1 pc to 10 Mpc, wider than any star with photometry needs
+ETA_LIMIT = 9.2
 
 Scalar = Float[Array, ""]
 
 
 class Theta(NamedTuple):
-    """Continuous parameters of one star for one model."""
+    """Continuous parameters of one star for one model; each of shape () or of one shape."""
 
     eta: Scalar  # ln(distance / kpc)
     av: Scalar  # A_V [mag]
@@ -34,7 +35,7 @@ class Theta(NamedTuple):
 
 
 class Sym3(NamedTuple):
-    """A symmetric 3x3 matrix over (eta, av, rv)."""
+    """A symmetric 3x3 matrix in the coordinates (eta, av, rv), by its six elements."""
 
     ee: Scalar
     ea: Scalar
@@ -55,7 +56,7 @@ class Expansion(NamedTuple):
 
 
 def fluxes(theta: Theta, star: Stars, model: Models) -> list[Scalar]:
-    """Model fluxes over their errors, band by band; 0 where a band is not observed."""
+    """Model fluxes divided by the errors of the star, by band; 0 where a band is not observed."""
     offset = LN_PER_MAG * star.unit_mag - 2.0 * theta.eta
     return [
         star.weight[band]
@@ -92,11 +93,15 @@ def log_prior(theta: Theta, star: Stars, model: Models, prior: StarPrior) -> Sca
 
 
 def log_target(theta: Theta, star: Stars, model: Models, prior: StarPrior) -> Scalar:
-    """Log of the joint posterior density of model and parameters, up to the star's constant."""
+    """Log of the joint posterior density of model and parameters (eta, A_V [mag], R_V).
+
+    The sum of -chi^2 / 2 and all log priors. The star's constant -sum ln(2 pi sigma^2) / 2 is left
+    out. All arguments are of one star and one model; JAX in, JAX out, differentiable.
+    """
     return -0.5 * chi_square(theta, star, model) + log_prior(theta, star, model, prior)
 
 
-def _derivatives(function: Any, x: Scalar) -> tuple[Scalar, Scalar, Scalar]:
+def _derivatives(function: Callable[[Scalar], Scalar], x: Scalar) -> tuple[Scalar, Scalar, Scalar]:
     """Value, first and second derivative of a scalar function."""
     one = jnp.ones_like(x)
 
@@ -110,8 +115,8 @@ def _derivatives(function: Any, x: Scalar) -> tuple[Scalar, Scalar, Scalar]:
 def expand(theta: Theta, star: Stars, model: Models, prior: StarPrior) -> Expansion:
     """Expands phi to second order: Gauss-Newton in the squares, Newton in the distance prior.
 
-    A little curvature of the width of the allowed ranges is added, so that the matrix is
-    positive definite even where the data say nothing; importance weights remove its effect.
+    The curvature of a uniform distribution on the allowed ranges (3 / width^2) is added, so that
+    the matrix is positive definite even without data; importance weights remove its effect.
     """
     eta, av, rv = theta
     sum_rr = sum_e = sum_a = sum_r = ee = ea = er = aa = ar = rr = jnp.zeros_like(eta)

@@ -9,19 +9,20 @@ truncated), then eta and R given A. The weight of a model is the integral of its
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from brutax.solver.density import ETA_LIMIT, Expansion, Scalar, Sym3, Theta
 from brutax.solver.inputs import StarPrior
-from brutax.utils.math import log_ndtr_diff, quick_log_ndtr_diff
+from brutax.utils.math import approximate_log_ndtr_diff, log_ndtr_diff
+from brutax.utils.photometry import LN_2PI
 
-LN_2PI = float(np.log(2.0 * np.pi))
-TRUST = 0.5  # in ln(distance)
+# largest step in ln(distance) for which a quadratic is used: beyond a factor of 1.6 in distance the
+# density is not close to Gaussian
+TRUST = 0.5
 
 
 class Conditional(NamedTuple):
-    """A 3-d precision matrix split into A and (eta, R) given A."""
+    """A precision matrix of (eta, A, R) split into A, and (eta, R) given A."""
 
     slope_eta: Scalar  # d E[eta | A] / dA
     slope_rv: Scalar
@@ -52,7 +53,7 @@ def newton_step(
 
 
 class TruncatedGaussian(NamedTuple):
-    """A Gaussian in (eta, A, R) restricted to low <= A <= high."""
+    """A Gaussian in (eta, A_V [mag], R_V) restricted to low <= A_V <= high."""
 
     mean: Theta
     curv: Sym3  # precision matrix
@@ -61,14 +62,14 @@ class TruncatedGaussian(NamedTuple):
     high: Scalar
 
 
-def laplace(point: Expansion, prior: StarPrior, *, quick: bool = False) -> TruncatedGaussian:
+def laplace(point: Expansion, prior: StarPrior, *, approximate: bool = False) -> TruncatedGaussian:
     """The Gaussian that agrees with an expansion in value, gradient and curvature.
 
-    `quick` takes `log_z` from an approximate normal distribution function.
+    With `approximate`, `log_z` comes from a normal distribution function that is good to 1 %.
     """
     low, high = prior.av.low, prior.av.high
-    # a quadratic is not believed further than TRUST away: where the step within the range of A_V
-    # is longer, the point has not converged, and the gradient is shortened until it fits
+    # a quadratic is valid within TRUST of its point: where the step within the range of A_V is
+    # longer, the point has not converged, and the gradient is shortened until it fits
     inner = newton_step(point.grad, point.curv, low - point.theta.av, high - point.theta.av)
     trust = jnp.minimum(1.0, TRUST / jnp.maximum(jnp.abs(inner.eta), 1e-6))
     grad = Theta(*(trust * g for g in point.grad))
@@ -77,8 +78,8 @@ def laplace(point: Expansion, prior: StarPrior, *, quick: bool = False) -> Trunc
     peak = -point.phi - 0.5 * sum(g * d for g, d in zip(grad, step, strict=True))
     mean = Theta(*(t + d for t, d in zip(point.theta, step, strict=True)))
     scale = jnp.sqrt(cond.prec_av)
-    share = quick_log_ndtr_diff if quick else log_ndtr_diff
-    inside = share((low - mean.av) * scale, (high - mean.av) * scale)
+    log_probability = approximate_log_ndtr_diff if approximate else log_ndtr_diff
+    inside = log_probability((low - mean.av) * scale, (high - mean.av) * scale)
     volume = 1.5 * LN_2PI - 0.5 * (jnp.log(cond.prec_av) + jnp.log(cond.det2))
     log_z = peak + volume + inside
     return TruncatedGaussian(mean, point.curv, log_z, low, high)

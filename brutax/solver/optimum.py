@@ -21,8 +21,8 @@ def refine(
 
     low, high = prior.av.low, prior.av.high
     one, zero = jnp.ones_like(theta.eta), jnp.zeros_like(theta.eta)
-    # before the first evaluation: a point that anything beats, and no step away from it
-    nowhere = Expansion(
+    # before the first evaluation: a point that any other improves on, and no step away from it
+    unset = Expansion(
         theta,
         phi=jnp.full_like(theta.eta, jnp.inf),
         grad=Theta(zero, zero, zero),
@@ -41,5 +41,5 @@ def refine(
         damping = jnp.where(better, 0.1 * damping, jnp.minimum(10.0 * damping, 1e3))
         return (point, damping), None
 
-    (point, _), _ = jax.lax.scan(one_step, (nowhere, 1e-2 * one), length=steps + 1)
+    (point, _), _ = jax.lax.scan(one_step, (unset, 1e-2 * one), length=steps + 1)
     return point

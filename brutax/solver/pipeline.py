@@ -20,24 +20,28 @@ from brutax.solver.inputs import Models, StarPrior, over_models
 from brutax.solver.magnitude_scores import settled
 from brutax.solver.optimum import refine
 from brutax.solver.quadrature import quadrature_log_z
-from brutax.solver.scores import screen, start, where_seen
-from brutax.solver.shortlist import draw_from_tiles, rank_closely, shortlist, with_scores
+from brutax.solver.scores import screen, start, where_observed
+from brutax.solver.shortlist import draw_from_tiles, rank_by_models, shortlist, with_scores
 from brutax.solver.tiles import TiledModels, score_tiles
 from brutax.utils.diagnostics import effective_size, pareto_k
 from brutax.utils.sampling import quantile_by_integers, systematic_indices
 
+# levels of the quantiles of every parameter: the median, and central intervals of 68 % and 95 %
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
-CHUNK = 1024  # models refined at once in the reference path
+CHUNK = 1024  # models refined at once in the reference path, whose memory it bounds
 
 
 class Settings(eqx.Module):
-    """What chooses the program of a fit."""
+    """What chooses the program of a fit; each field is static, and another value another program.
+
+    The solver only reads these; `brutax.fitting` decides about them, round by round.
+    """
 
     n_samples: int = eqx.field(static=True, default=512)  # weighted draws
     n_draws: int = eqx.field(static=True, default=250)  # equal-weight draws kept
-    tiles: int = eqx.field(static=True, default=512)  # most tiles looked into; 0: score all models
-    quick: bool = eqx.field(static=True, default=False)  # scores in magnitudes: `settled` stars
-    closely: bool = eqx.field(static=True, default=False)  # all models decide about tiles
+    tiles: int = eqx.field(static=True, default=512)  # most tiles opened; 0: score all models
+    quick: bool = eqx.field(static=True, default=False)  # scores in magnitudes: `settled_stars`
+    closely: bool = eqx.field(static=True, default=False)  # tiles are ranked by all their models
     survivors: int = eqx.field(static=True, default=0)  # models refined before drawing
     steps: int = eqx.field(static=True, default=4)  # Gauss-Newton steps
     quadrature: bool = eqx.field(static=True, default=False)  # weigh survivors by quadrature
@@ -45,19 +49,23 @@ class Settings(eqx.Module):
 
 
 class Draws(NamedTuple):
-    """Equal-weight draws, with the optimum of the model that each comes from."""
+    """Equal-weight draws of one star, with the optimum of the model that each comes from."""
 
     model: Int[Array, " draw"]
-    theta: Theta  # each (draw,)
-    log_post: Float[Array, " draw"]  # log posterior density of the draw [with the star constant]
-    log_model: Float[Array, " draw"]  # log posterior mass of its model
-    mode: Theta
+    theta: Theta  # (ln(d / kpc), A_V [mag], R_V), each (draw,)
+    log_post: Float[Array, " draw"]  # log posterior density of the draw, less the star's constant
+    log_model: Float[Array, " draw"]  # log posterior mass of its model, from its Gaussian
+    mode: Theta  # the optimum of its model, each (draw,)
     cov_sar: Float[Array, "draw 3 3"]  # of (scale = dist^-2, A_V, R_V)
     model_ess: Float[Array, " draw"]  # effective draws from the same model
 
 
 class StarPosterior(NamedTuple):
-    """The posterior of one star (or, with a leading axis, of many)."""
+    """The posterior of one star (or, with a leading axis, of many).
+
+    Parameters are in the order of `parameter_names`: distance [kpc], A_V [mag], R_V, and the labels
+    of the models in their own units.
+    """
 
     draws: Draws
     quantiles: Float[Array, "parameter level"]
@@ -65,16 +73,16 @@ class StarPosterior(NamedTuple):
     std: Float[Array, " parameter"]
     log_evidence: Scalar  # without the star's constant
     log_evidence_err: Scalar
-    ess: Scalar
-    pareto_k: Scalar
-    n_samples: Scalar
-    chi2_min: Scalar
-    captured: Scalar  # share of the screened mass in models that could be drawn or were refined
-    gap: Scalar  # log of the sum of all scores over the evidence: 0 for honest scores
+    ess: Scalar  # effective number of the weighted draws
+    pareto_k: Scalar  # shape of the tail of their weights, see `utils.diagnostics`
+    n_samples: Scalar  # number of weighted draws; 0 for a star that was not fitted
+    chi2_min: Scalar  # smallest chi-square among the modes of the models drawn
+    captured: Scalar  # fraction of the screened mass in models that could be drawn or were refined
+    gap: Scalar  # ln of (sum of all scores / evidence): 0 where scores are accurate
 
 
 def parameter_names(models: Models) -> tuple[str, ...]:
-    """Order of the parameters in the summaries."""
+    """Names of the parameters of `StarPosterior`, in order: dist, av, rv, labels of the models."""
     return ("dist", "av", "rv", *models.labels)
 
 
@@ -122,7 +130,10 @@ def _sample(
 
 
 def _moments(values: Float[Array, " sample"], weights: Float[Array, " sample"]) -> tuple:
-    """Weighted mean and deviation, summed about the heaviest draw to spare the digits."""
+    """Weighted mean and standard deviation, summed about the draw of largest weight.
+
+    Differences from it are small, so that float32 keeps their digits.
+    """
     centre, total = values[jnp.argmax(weights)], jnp.sum(weights)
     shift = jnp.sum(weights * (values - centre)) / total
     variance = jnp.sum(weights * (values - centre - shift) ** 2) / total
@@ -130,14 +141,14 @@ def _moments(values: Float[Array, " sample"], weights: Float[Array, " sample"]) 
 
 
 def _summary(sample: Weighted, models: Models) -> tuple:
-    """Quantiles (parameter, level), means and deviations of the weighted draws."""
+    """Quantiles (parameter, level), means and standard deviations of the weighted draws."""
     weights = jax.nn.softmax(sample.log_weight)
     values = jnp.stack(
         [jnp.exp(sample.theta.eta), sample.theta.av]
         + [sample.theta.rv]
         + [label[sample.model] for label in models.labels.values()]
     )
-    # draws that cannot occur need not be numbers
+    # draws without weight may be NaN
     heaviest = values[:, jnp.argmax(weights)][:, None]
     values = jnp.where((weights > 0)[None] & jnp.isfinite(values), values, heaviest)
     levels = jnp.asarray(QUANTILES, dtype=values.dtype)
@@ -147,7 +158,7 @@ def _summary(sample: Weighted, models: Models) -> tuple:
 
 
 def _model_ess(sample: Weighted, index: Int[Array, " draw"]) -> Float[Array, " draw"]:
-    """Effective number of weighted draws that come from the model of each of the draws."""
+    """Effective number of weighted draws from the model of each of the draws."""
     size = sample.model.shape[0]
     _, group = jnp.unique(sample.model, size=size, fill_value=-1, return_inverse=True)
     log_weight = sample.log_weight - jnp.max(sample.log_weight)
@@ -162,7 +173,7 @@ def _resample(sample: Weighted, key: PRNGKeyArray, size: int) -> Draws:
     key_u, key_order = jax.random.split(key)
     u = jax.random.uniform(key_u, (), dtype=sample.log_weight.dtype)
     index = systematic_indices(sample.log_weight, u, size)
-    # in random order, so that the first few draws stand for all of them
+    # in random order, so that the first few draws are a fair sample of all
     index = jax.random.permutation(key_order, index)
     return Draws(
         model=sample.model[index],
@@ -185,8 +196,8 @@ def refine_survivors(
 ) -> tuple[Float[Array, " model"], Scalar]:
     """Replaces the scores of the best `survivors` models by weights at their optimum.
 
-    `row` says which model a score is of. Also returns the share of the screened mass that they
-    hold.
+    `row` gives the model of each score. Also returns the fraction of the screened mass that the
+    survivors hold.
     """
     size = min(settings.survivors, scores.shape[0])
     best, index = jax.lax.top_k(scores, size)
@@ -230,11 +241,11 @@ class Sampled(NamedTuple):
 def rank_tiles(
     star: Stars, grid: TiledModels, prior: StarPrior, settings: Settings
 ) -> Float[Array, " tile"]:
-    """Log of the mass that a star gives to each tile; none where all models are scored."""
+    """Log of the posterior mass of each tile for a star; no tiles where all models are scored."""
     if not settings.tiles:
         return jnp.zeros(0)
     if settings.quick and settings.closely:
-        return rank_closely(star, grid, prior)
+        return rank_by_models(star, grid, prior)
     return score_tiles(star, grid.tiles, prior)
 
 
@@ -284,7 +295,7 @@ def conclude(star: Stars, sampled: Sampled, key: PRNGKeyArray, settings: Setting
     """Equal-weight draws, evidence and diagnostics of one star."""
     log_weight = sampled.weighted.log_weight
     size = log_weight.shape[0]
-    seen = jnp.any(star.weight > 0) & jnp.any(jnp.isfinite(sampled.weighted.log_z))
+    fitted = jnp.any(star.weight > 0) & jnp.any(jnp.isfinite(sampled.weighted.log_z))
     ess = effective_size(log_weight)
     log_evidence = jax.nn.logsumexp(log_weight) - math.log(size)
     return StarPosterior(
@@ -296,7 +307,7 @@ def conclude(star: Stars, sampled: Sampled, key: PRNGKeyArray, settings: Setting
         log_evidence_err=jnp.sqrt(jnp.maximum(1.0 / ess - 1.0 / size, 0.0)),
         ess=ess,
         pareto_k=pareto_k(log_weight),
-        n_samples=jnp.where(seen, size, 0),
+        n_samples=jnp.where(fitted, size, 0),
         chi2_min=sampled.chi2_min,
         captured=sampled.captured,
         gap=sampled.log_total - log_evidence,
@@ -304,18 +315,18 @@ def conclude(star: Stars, sampled: Sampled, key: PRNGKeyArray, settings: Setting
 
 
 class Batch(NamedTuple):
-    """What a batch of stars is fitted with."""
+    """The inputs of the fit of a batch of stars."""
 
     stars: Stars
     grid: TiledModels
     prior: StarPrior  # without A_V
     av: Any  # prior of A_V, with a leading axis
-    keys: Key[Array, " star"] | None  # of what draws nothing
+    keys: Key[Array, " star"] | None  # None for stages that draw nothing
 
     def map(self, one: Callable, settings: Settings, *others: Any) -> Any:
-        """`one(star, prior, keys, *others)` of every star, keys a pair.
+        """`one(star, prior, keys, *others)` of every star, `keys` a pair.
 
-        Zeros for a star without photometry: padding is such a star, and costs nothing.
+        Zeros for a star without photometry, at no cost. Stars that pad a batch are of this kind.
         """
 
         def unpacked(inputs: tuple) -> Any:
@@ -323,18 +334,19 @@ class Batch(NamedTuple):
             prior = StarPrior(self.prior.distance, av, self.prior.rv)
             return one(star, prior, jax.random.split(key), *others)
 
-        once = jax.jit(unpacked)  # traced once, though looked at twice
+        once = jax.jit(unpacked)  # conditions trace their branches twice; jit does it once
 
-        def one_seen(inputs: tuple) -> Any:
-            return where_seen(inputs[0], once, inputs)
+        def one_observed(inputs: tuple) -> Any:
+            return where_observed(inputs[0], once, inputs)
 
         def beside_others(inputs: tuple) -> Any:
-            seen = jnp.any(inputs[0].weight > 0)
-            return jax.tree.map(lambda x: jnp.where(seen, x, jnp.zeros_like(x)), one_seen(inputs))
+            observed = jnp.any(inputs[0].weight > 0)
+            values = one_observed(inputs)
+            return jax.tree.map(lambda x: jnp.where(observed, x, jnp.zeros_like(x)), values)
 
         inputs = (self.stars, self.av, self.keys, *others)
         if settings.side_by_side == 1:
-            return jax.lax.map(one_seen, inputs)
+            return jax.lax.map(one_observed, inputs)
         return jax.lax.map(beside_others, inputs, batch_size=settings.side_by_side)
 
 
@@ -374,11 +386,12 @@ def fit_stars(
     keys: Key[Array, " star"],
     settings: Settings,
 ) -> StarPosterior:
-    """The posteriors of a batch of stars.
+    """The posteriors of a batch of stars, each field with a leading axis (star, ...).
 
     `av` is the A_V prior of each star, a pytree with a leading axis (that of `prior` is not
-    used); `keys` one random key per star. A star without photometry has `n_samples` 0 and
-    meaningless finite numbers. Returns before the work is done.
+    used); `keys` (star,) one random key per star. A star without photometry has `n_samples` 0 and
+    zeros elsewhere. As JAX does, this returns before the work is done. `brutax.fit` is the way to
+    call it with checked data.
     """
     return STAGES(*plan(stars, grid, prior, av, keys, settings))
 
@@ -393,7 +406,7 @@ def plan(
 ) -> tuple[Batch, tuple[Settings, ...]]:
     """The inputs of the stages of `fit_stars`, and the settings of each."""
     batch = Batch(stars, grid, StarPrior(prior.distance, None, prior.rv), av, keys)
-    # each stage is told what it looks at, so that rounds share the programs of others
+    # each stage gets only the settings that it uses, so that rounds share compiled programs
     once = Settings(n_samples=0, n_draws=0, side_by_side=settings.side_by_side)
     closely = settings.quick and settings.closely
     ranking = dataclasses.replace(
@@ -425,18 +438,19 @@ _settle = Stages(_settle_batch)
 def settled_stars(
     stars: Stars, grid: TiledModels, prior: StarPrior, av: Any, side_by_side: int
 ) -> Bool[Array, " star"]:
-    """Which stars of a batch photometry settles, so that `Settings.quick` will do for them.
+    """Which stars of a batch have photometry that `Settings.quick` is accurate for, (star,).
 
-    `av` as in `fit_stars`; models are taken to be reddened as the grid is in the mean.
+    `av` as in `fit_stars`; reddening is taken from the mean of the grid, by prior mass.
+    `side_by_side` stars are computed at once. See `magnitude_scores.settled` for the conditions.
     """
     batch = Batch(stars, grid, StarPrior(prior.distance, None, prior.rv), av, None)
     return _settle(batch, (side_by_side,))
 
 
 def survivor_margin(n_models: int) -> float:
-    """Nats below the best score beyond which all models together hold less than 1e-4.
+    """How far below the best score [nats] all models together hold less than 1e-4 of the mass.
 
-    Two nats more stand for the error of a score.
+    Two nats are added for the error of a score.
     """
     return math.log(n_models / 1e-4) + 2.0
 
@@ -455,10 +469,10 @@ def _survivors(stars: Stars, models: Models, prior: StarPrior, av: Any) -> Int[A
 
 
 def count_survivors(stars: Stars, models: Models, prior: StarPrior, av: Any) -> np.ndarray:
-    """How many models the reference path must refine for each star, as a power of two.
+    """How many models the reference path must refine for each star (star,), as a power of two.
 
     Every model is kept that could, with all the models below it, hold more than 1e-4 of the
-    posterior mass of the star.
+    posterior mass of the star. `av` is the A_V prior of each star, as in `fit_stars`.
     """
     needed = np.maximum(np.asarray(_survivors(stars, models, prior, av)), CHUNK)
     return np.minimum(2 ** np.ceil(np.log2(needed)).astype(int), models.log_prior.shape[0])
@@ -468,7 +482,10 @@ def count_survivors(stars: Stars, models: Models, prior: StarPrior, av: Any) -> 
 def model_log_weights(
     star: Stars, models: Models, prior: StarPrior, settings: Settings
 ) -> Float[Array, " model"]:
-    """Log posterior mass of every model of the grid for one star, normalised to one."""
+    """Log posterior mass of every model of the grid for one star (model,), normalised to one.
+
+    Models beyond the best `settings.survivors` keep their approximate score.
+    """
     scores = screen(star, models, prior).log_z
     scores, _ = refine_survivors(star, models, prior, scores, settings)
     return jax.nn.log_softmax(scores)

@@ -16,9 +16,11 @@ from brutax.solver.gaussian import TruncatedGaussian
 from brutax.solver.importance import log_density, place
 from brutax.solver.inputs import Models, StarPrior
 
+# nodes at which model weights are exact to 2e-5 of the total (median of 24 stars, total variation;
+# benchmarks/exactness.py)
 AV_NODES = 9  # Gauss-Legendre in the cumulative probability of A_V
 ETA_NODES = 7  # Gauss-Hermite
-RV_NODES = 5
+RV_NODES = 5  # Gauss-Hermite
 
 
 def _rule() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -34,7 +36,7 @@ def _rule() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def quadrature_log_z(
     gauss: TruncatedGaussian, star: Stars, model: Models, prior: StarPrior
 ) -> Scalar:
-    """Log of the integral of one model's exact target."""
+    """Log of the integral of one model's exact target in (eta, A_V, R_V)."""
     dtype = gauss.log_z.dtype
     u, z, log_weight = (jnp.asarray(x, dtype=dtype) for x in _rule())
 

@@ -13,12 +13,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from brutax.models.stars import Stars
-from brutax.solver.density import ETA_LIMIT, LN_PER_MAG, Expansion, Scalar, Theta, expand
+from brutax.solver.density import ETA_LIMIT, Expansion, Scalar, Theta, expand
 from brutax.solver.gaussian import laplace
 from brutax.solver.inputs import Models, StarPrior, over_models
+from brutax.utils.fence import fenced
+from brutax.utils.photometry import LN_PER_MAG
 
-SLACK = 40.0  # nats
-MIN_SNR = 3.0  # bands fainter than this have no magnitude; they count in the expansion only
+SLACK = 40.0  # gain [nats] that is allowed however small chi-square is, see `largest_gain`
+# signal-to-noise ratio below which a band has no magnitude (its error is not Gaussian there); such
+# bands are part of the expansion only
+MIN_SNR = 3.0
 
 
 class Magnitudes(NamedTuple):
@@ -26,8 +30,8 @@ class Magnitudes(NamedTuple):
 
     mag: list[Scalar]  # per band
     weight: list[Scalar]  # 1 / variance [mag^-2]
-    modulus: Scalar  # distance modulus of the parallax, over that of 1 kpc [mag]
-    modulus_weight: Scalar
+    modulus: Scalar  # distance modulus of the parallax, less that of 1 kpc [mag]
+    modulus_weight: Scalar  # 1 / variance [mag^-2]
 
 
 def magnitudes(star: Stars) -> Magnitudes:
@@ -46,7 +50,7 @@ def magnitudes(star: Stars) -> Magnitudes:
 
 
 class Start(NamedTuple):
-    """A closed-form solution with the sums over bands that it rests on."""
+    """A closed-form solution, with the sums over bands that it was made from."""
 
     theta: Theta
     total: Scalar  # of the weights
@@ -54,26 +58,26 @@ class Start(NamedTuple):
     s_qq: Scalar  # its weighted sum of squares about the mean
 
 
-def start(star: Stars, model: Models, prior: StarPrior, seen: Magnitudes | None = None) -> Theta:
+def start(star: Stars, model: Models, prior: StarPrior, data: Magnitudes | None = None) -> Theta:
     """The closed-form least-squares (distance modulus, A_V) in magnitudes, at the mean R_V.
 
     A good parallax counts as one more magnitude, that of the distance modulus; A_V has a weak
-    prior, so that one band is enough for an answer. `seen` are the star's `magnitudes`.
+    prior, so that one band is enough for an answer. `data` are the star's `magnitudes`.
     """
-    return solve(model, prior, magnitudes(star) if seen is None else seen).theta
+    return solve(model, prior, magnitudes(star) if data is None else data).theta
 
 
-def solve(model: Models, prior: StarPrior, seen: Magnitudes) -> Start:
-    """The `start` of a model, and what it is made of."""
+def solve(model: Models, prior: StarPrior, data: Magnitudes) -> Start:
+    """The `start` of a model, and the sums that it is made from."""
     rv, _ = prior.rv.moments()
     rv = jnp.clip(rv, prior.rv.low, prior.rv.high)
     low, high = prior.av.low, prior.av.high
-    rows = [(seen.modulus_weight, seen.modulus, jnp.zeros_like(model.log_prior))]
-    for band, (mag, weight) in enumerate(zip(seen.mag, seen.weight)):
+    rows = [(data.modulus_weight, data.modulus, jnp.zeros_like(model.log_prior))]
+    for band, (mag, weight) in enumerate(zip(data.mag, data.weight)):
         y = jnp.where(weight > 0, mag - model.mag[band], 0.0)
         rows.append((weight, y, model.red[band] + rv * model.dred[band]))
     mean_av, inv_std = prior.av.moments(jnp.ones_like(rv))
-    weak = 12.0 / (high - low) ** 2  # about a little dust
+    weak = 12.0 / (high - low) ** 2  # precision of a uniform distribution, about an A_V of 1 mag
     little = jnp.minimum(low + 1.0, high)
     prec = inv_std**2 + weak
     # without a bright band or a parallax: no distance is known, start at 1 kpc
@@ -90,7 +94,7 @@ def solve(model: Models, prior: StarPrior, seen: Magnitudes) -> Start:
 
 
 class Score(NamedTuple):
-    """How a model fares in the screening."""
+    """The score of a model."""
 
     log_z: Scalar  # log of the approximate posterior mass, without the star's constant
     chi2: Scalar  # photometry and parallax, near the optimum
@@ -101,18 +105,18 @@ def score_model(star: Stars, model: Models, prior: StarPrior) -> Score:
     return _score(expand(start(star, model, prior), star, model, prior), prior)
 
 
-def most_gain(chi2: Scalar) -> Scalar:
-    """Nats that an optimum elsewhere can be worth: not all of a large chi-square.
+def largest_gain(chi2: Scalar) -> Scalar:
+    """The most that a step to the optimum may add to the score [nats]: 99 % of chi-square / 2.
 
-    A model that is off by thousands of deviations would else owe its score to what rounding
-    leaves of the difference of two large numbers.
+    Otherwise the score of a model that is off by thousands of standard deviations would be the
+    rounding error of the difference of two large numbers.
     """
     return 0.495 * chi2 + SLACK
 
 
 def _score(point: Expansion, prior: StarPrior) -> Score:
-    log_z = laplace(point, prior, quick=True).log_z
-    log_z = jnp.minimum(log_z, most_gain(point.chi2) - point.phi)
+    log_z = laplace(point, prior, approximate=True).log_z
+    log_z = jnp.minimum(log_z, largest_gain(point.chi2) - point.phi)
     ok = jnp.isfinite(log_z)
     return Score(jnp.where(ok, log_z, -jnp.inf), jnp.where(ok, point.chi2, jnp.inf))
 
@@ -120,31 +124,29 @@ def _score(point: Expansion, prior: StarPrior) -> Score:
 def screen(star: Stars, models: Models, prior: StarPrior) -> Score:
     """Scores of all models, each field of shape (model,): `score_model` in three passes.
 
-    Left to itself the compiler fuses the passes and computes the first again inside each
+    Without `_pass`, XLA for CPUs fuses the passes and computes the first again inside each
     output of the later ones.
     """
 
     def expand_at(model: Models, theta: Theta) -> Expansion:
         return expand(theta, star, model, prior)
 
-    theta = _apart(star, lambda m: over_models(lambda m: start(star, m, prior), m), models)
-    point = _apart(star, lambda m, t: over_models(expand_at, m, t), models, theta)
-    return _apart(star, jax.vmap(lambda point: _score(point, prior)), point)
+    theta = _pass(star, lambda m: over_models(lambda m: start(star, m, prior), m), models)
+    point = _pass(star, lambda m, t: over_models(expand_at, m, t), models, theta)
+    return _pass(star, jax.vmap(lambda point: _score(point, prior)), point)
 
 
-def _apart(star: Stars, function: Callable, *args: Any) -> Any:
-    """Runs a pass as a computation of its own, behind a condition that fusion cannot cross."""
-    return where_seen(star, jax.jit(function), *args)
+def _pass(star: Stars, function: Callable, *args: Any) -> Any:
+    """Runs a pass as a computation of its own, behind a condition that XLA does not fuse across."""
+    return where_observed(star, jax.jit(function), *args)
 
 
-def where_seen(star: Stars, function: Callable, *args: Any) -> Any:
+def where_observed(star: Stars, function: Callable, *args: Any) -> Any:
     """The value of a jitted function, or zeros for a star without photometry, at no cost.
 
-    Of stars side by side, all have values where one is seen.
+    Of stars that are computed side by side, all have values where one of them has photometry.
     """
-    shape = jax.eval_shape(function, *args)
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
-    return jax.lax.cond(any_star(jnp.any(star.weight > 0)), function, lambda *_: nothing, *args)
+    return fenced(any_star(jnp.any(star.weight > 0)), function, *args)
 
 
 @jax.custom_batching.custom_vmap

@@ -1,18 +1,17 @@
 """The models that matter for a star: those of the tiles that hold its posterior mass.
 
-Tiles are scored first, then looked into, model by model, from the best on, until what is left
-holds a share OUTSIDE of the mass: by the scores of the tiles left, corrected by how the models of
-the tiles seen so far (weighted by mass) compare with theirs. Where the two have nothing to do
-with each other (no model fits but a mixture of them would, or the models that fit are the rare
-ones of their tile) all tiles must be looked into. A share d of the draws then goes to tiles drawn
-from anywhere, those left outside above all, and only these are looked into besides. Models are
-drawn from
+Tiles are scored first. Then they are opened (their models are scored) from the best on, until the
+tiles left hold a fraction OUTSIDE of the mass: by their own scores, corrected by how the models of
+the tiles opened so far (weighted by mass) compare with theirs. Where the two disagree (no model
+fits but a mixture of them would, or the models that fit are rare in their tile) all tiles must be
+opened. A fraction d of the draws then goes to tiles drawn at random from the whole grid, mostly
+from those not opened, and these are opened as well. Models are drawn from
 
     q(k) = (1 - d) s_k / S [inside] + d r_tile h_k / H_tile,
 
 s_k the scores and S their sum inside; h_k = sqrt(s_k), H_tile their sum; and r, a third each, from
 the scores of the tiles outside, from the square roots and from the fourth roots of the scores of
-all tiles: every model of the grid is within reach, however its tile fared.
+all tiles. Every model of the grid can be drawn, whatever the score of its tile.
 """
 
 from typing import NamedTuple
@@ -25,29 +24,32 @@ from brutax.models.stars import Stars
 from brutax.solver.density import Scalar
 from brutax.solver.importance import FLAT_POWER, ModelDraws
 from brutax.solver.inputs import StarPrior
-from brutax.solver.magnitude_scores import quick_screen
+from brutax.solver.magnitude_scores import magnitude_scores
 from brutax.solver.scores import any_star, screen
 from brutax.solver.tiles import TiledModels
 from brutax.utils.sampling import systematic_indices
 
-OUTSIDE = 5e-4  # share of the mass in tiles that are left to chance
-TRUSTED = 4.0  # nats between tiles and their models beyond which tiles say nothing about a star
-NOTHING = 1e-6  # the share known to be inside then
-STRIDE = 16  # tiles looked into at once
-FAR_SHARE = 1 / 32  # of the models, drawn from anywhere
+# fraction of the mass in tiles that are not opened; the draws from the whole grid cover it
+OUTSIDE = 5e-4
+# difference between the masses of tiles and of their models [nats] beyond which scores of tiles are
+# not used for a star (docs/design.md, "Tiles that say nothing")
+TRUSTED = 4.0
+NOTHING = 1e-6  # the fraction of the mass that is known to be inside then
+STRIDE = 16  # tiles opened at once
+FAR_SHARE = 1 / 32  # fraction of the models that are drawn from the whole grid
 
 
 class Shortlist(NamedTuple):
-    """The scored models of a star: those of the best tiles, then of some drawn from anywhere."""
+    """The scored models of a star: those of the best tiles, then of some drawn at random."""
 
     tile: Int[Array, " place"]  # tiles by score, then those drawn
-    n_inside: Int[Array, ""]  # how many of the former were looked into
+    n_inside: Int[Array, ""]  # how many of the former were opened
     far: Int[Array, " far"]  # the places of the tiles that were drawn
-    scores: Float[Array, "place member"]  # -inf where not looked into
+    scores: Float[Array, "place member"]  # -inf where not opened
     sums: Float[Array, " place"]  # ln of the sum of the scores of a tile
     flat: Float[Array, " place"]  # the same of flattened scores
     log_flat_tile: Float[Array, " tile"]  # ln r
-    captured: Scalar  # share of the mass inside, by the scores of the tiles
+    captured: Scalar  # fraction of the mass inside, by the scores of the tiles
 
     @property
     def inside(self) -> Float[Array, " place"]:
@@ -61,14 +63,14 @@ class Shortlist(NamedTuple):
         return jax.nn.logsumexp(self.inside) - jnp.log(self.captured)
 
     def row(self, index: Array) -> Array:
-        """The models of scores, counted through the list."""
+        """The models that scores belong to, by their index in the flattened list."""
         size = self.scores.shape[1]
         return self.tile[index // size] * size + index % size
 
 
-def rank_closely(star: Stars, grid: TiledModels, prior: StarPrior) -> Float[Array, " tile"]:
-    """What `score_tiles` says, from all models of a tile, scored in magnitudes."""
-    return _sums(_by_tile(quick_screen(star, grid.models, prior), grid))[0]
+def rank_by_models(star: Stars, grid: TiledModels, prior: StarPrior) -> Float[Array, " tile"]:
+    """Scores of tiles as the sums of their models' `magnitude_scores`."""
+    return _sums(_by_tile(magnitude_scores(star, grid.models, prior), grid))[0]
 
 
 def shortlist(
@@ -84,9 +86,9 @@ def shortlist(
 ) -> Shortlist:
     """Scores the models of the best tiles (at most `most`), and of some drawn ones.
 
-    `log_mass` is what `score_tiles` or `rank_closely` says; `size` the number of draws to come;
-    `u`, uniform in [0, 1), decides about the drawn tiles. With `quick`, for stars that are
-    `quick.settled`, models are scored in magnitudes.
+    `log_mass` is that of `score_tiles` or `rank_by_models`; `size` the number of draws to come;
+    `u`, uniform in [0, 1), chooses the drawn tiles. With `quick`, for stars that are
+    `magnitude_scores.settled`, models are scored in magnitudes.
     """
     n_tiles, far = log_mass.shape[0], far_draws(size)
     stride = min(STRIDE, n_tiles)
@@ -105,13 +107,13 @@ def shortlist(
 
     def compare(sums: Array) -> tuple[Array, Array]:
         """ln of the sum of all scores so far, and of their ratio to those of the tiles."""
-        seen = sums[:places]
-        log_sum = jax.nn.logsumexp(seen)
-        ratio = jnp.where(seen > -jnp.inf, 2.0 * seen - best, -jnp.inf)
+        opened = sums[:places]
+        log_sum = jax.nn.logsumexp(opened)
+        ratio = jnp.where(opened > -jnp.inf, 2.0 * opened - best, -jnp.inf)
         return log_sum, jax.nn.logsumexp(ratio) - log_sum
 
     def enough(taken: Array, sums: Array) -> Array:
-        """Whether the best tiles looked into, in at least one round, are all that is needed."""
+        """Whether the tiles opened, in at least one round, are enough."""
         log_sum, ratio = compare(sums)
         rest = log_behind[stride * taken - 1]
         settled = (rest + ratio <= jnp.log(OUTSIDE) + log_sum) & (jnp.abs(ratio) <= TRUSTED)
@@ -121,7 +123,7 @@ def shortlist(
         """Scores of the models of some tiles, (tile, member)."""
         models = grid.members(which)
         if quick:
-            return _by_tile(quick_screen(star, models, prior), grid)
+            return _by_tile(magnitude_scores(star, models, prior), grid)
         return _by_tile(screen(star, models, prior).log_z, grid)
 
     def best_first() -> _Round:
@@ -129,8 +131,8 @@ def shortlist(
         none = jnp.zeros(far, ranked.dtype)
         return _Round(ranked, real, jnp.int32(0), none, jnp.zeros_like(log_mass), jnp.zeros(()))
 
-    def from_anywhere(taken: Array, sums: Array) -> _Round:
-        """Tiles drawn: those that are inside have been looked into, and none is twice."""
+    def at_random(taken: Array, sums: Array) -> _Round:
+        """Tiles drawn: those inside are open already, and none is opened twice."""
         count = jnp.minimum(taken * stride, most).astype(jnp.int32)
         _, ratio = compare(sums)
         known = (jnp.abs(ratio) <= TRUSTED) | (count == n_tiles)
@@ -154,26 +156,26 @@ def shortlist(
     nothing = jnp.full((ranked.shape[0], grid.size), -jnp.inf, log_mass.dtype)
 
     def go(phase: Array, state: tuple) -> tuple:
-        """First the best tiles, then those from anywhere: one loop, since its body is large.
+        """First the best tiles, then those drawn: one loop, since its body is large.
 
-        Stars side by side go through their lists together, at the same place; one that has
-        enough waits for the others. `taken` are the rounds of its own.
+        Stars that are computed side by side go through their lists together; one that has enough
+        waits for the others. `taken` counts its own rounds.
         """
         taken, _, found = state
         best_ones = phase == 0
         which = jax.lax.cond(
-            best_ones, lambda *_: best_first(), lambda *x: from_anywhere(*x), taken, found[1]
+            best_ones, lambda *_: best_first(), lambda *x: at_random(*x), taken, found[1]
         )
         last = jnp.where(best_ones, rounds, far_rounds)
 
-        def look(state: tuple) -> tuple:
+        def open_next(state: tuple) -> tuple:
             """Scores the models of the next tiles."""
-            k, place, taken, wanting, found = state
+            k, place, taken, active, found = state
             tile, real = (
                 jax.lax.dynamic_slice_in_dim(x, place, stride) for x in (which.tile, which.real)
             )
-            real = real & wanting
-            # true for some star, but keeps the compiler from scoring again for each use of scores
+            real = real & active
+            # a fence (`utils.fence`): without the condition scores are computed once for each use
             needed = any_star(jnp.any(real))
             rows = jax.lax.cond(needed, score, lambda _: nothing[:stride], tile)
             rows = jnp.where(real[:, None], rows, -jnp.inf)
@@ -182,19 +184,19 @@ def shortlist(
                 jax.lax.dynamic_update_slice_in_dim(x, y, place, 0)
                 for x, y in zip(found, new, strict=True)
             )
-            taken = taken + wanting.astype(taken.dtype)
+            taken = taken + active.astype(taken.dtype)
             following = which.real[jnp.minimum(place + stride, ranked.shape[0] - 1)]
             more = jnp.where(best_ones, ~enough(taken, found[1]), following)
-            return k + 1, place + stride, taken, wanting & more, found
+            return k + 1, place + stride, taken, active & more, found
 
         def more(state: tuple) -> Array:
-            k, _, _, wanting, _ = state
-            return (k < last) & any_star(wanting)
+            k, _, _, active, _ = state
+            return (k < last) & any_star(active)
 
         place = jnp.where(best_ones, 0, places).astype(jnp.int32)
-        wanting = which.real[place] | best_ones
-        state = (jnp.int32(0), place, jnp.int32(0), wanting, found)
-        _, _, taken, _, found = jax.lax.while_loop(more, look, state)
+        active = which.real[place] | best_ones
+        state = (jnp.int32(0), place, jnp.int32(0), active, found)
+        _, _, taken, _, found = jax.lax.while_loop(more, open_next, state)
         return taken, which, found
 
     state = (jnp.int32(0), best_first(), (nothing, nothing[:, 0], nothing[:, 0]))
@@ -205,12 +207,12 @@ def shortlist(
 
 
 class _Round(NamedTuple):
-    """Tiles to look into, and how they were chosen."""
+    """Tiles to open, and how they were chosen."""
 
     tile: Int[Array, " place"]
-    real: Bool[Array, " place"]
-    n_inside: Int[Array, ""]  # of the best tiles, looked into before
-    far: Int[Array, " far"]  # places of the tiles drawn from anywhere
+    real: Bool[Array, " place"]  # False for padding
+    n_inside: Int[Array, ""]  # of the best tiles, opened before
+    far: Int[Array, " far"]  # places of the tiles drawn from the whole grid
     log_r: Float[Array, " tile"]
     captured: Scalar
 
@@ -232,7 +234,7 @@ def with_scores(found: Shortlist, scores: Float[Array, "place member"]) -> Short
 
 
 def far_draws(size: int) -> int:
-    """How many of `size` models are drawn from anywhere."""
+    """How many of `size` models are drawn from the whole grid."""
     return max(1, round(FAR_SHARE * size))
 
 
@@ -262,7 +264,7 @@ def _systematic(found: Shortlist, u: Scalar, size: int) -> tuple[Array, Array]:
     sums are short and precise in float32 (as in `systematic_indices`).
     """
     weight = jnp.exp(found.inside - jnp.max(found.inside))
-    weight = jnp.where(weight > 0, weight, 0.0)  # NaN counts as nothing
+    weight = jnp.where(weight > 0, weight, 0.0)  # also for NaN
     total = jnp.cumsum(weight)
     pointer = (jnp.arange(size, dtype=weight.dtype) + u) / size * total[-1]
     last = jnp.max(jnp.where(weight > 0, jnp.arange(weight.shape[0]), 0))

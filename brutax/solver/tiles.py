@@ -1,16 +1,16 @@
 """Tiles: groups of models that look alike, scored as a whole before any of their members.
 
 Models are ordered once into tiles of equal size by repeated halving along the direction in which
-their magnitudes differ most (a balanced k-d tree; Friedman, Bentley & Finkel 1977). A tile is a
-Gaussian in magnitudes: a mean, the first principal mode and what it leaves, in which its models
-count by the square root of their prior mass. Then the mass that a star gives to a tile is a
-linear-Gaussian integral in closed form,
+their magnitudes differ most (a k-d tree; Friedman, Bentley & Finkel 1977, ACM Trans. Math. Softw.
+3, 209). A tile is a Gaussian in magnitudes: a mean, the first principal mode and the variance that
+is left, in which models are weighted by the square root of their prior mass. The posterior mass of
+a tile for a star is then a linear-Gaussian integral in closed form,
 
     y_b = mu + A q_b + t A r'_b + sum_j z_j a_bj + noise,    y = star - tile mean, z, t ~ N(0, 1),
 
 over the distance modulus mu, A_V, R_V about its mean (t) and the place in the tile (z); the
-parallax is one more term, linear in mu. It costs what one model does. Scores decide where to look
-closer; importance weights make up for them.
+parallax is one more term, linear in mu. It costs as much as the score of one model. Scores of tiles
+only decide which are opened; importance weights correct for them.
 """
 
 import math
@@ -24,47 +24,48 @@ from jaxtyping import Array, Float, Int
 
 from brutax.models.stars import Stars
 from brutax.priors import Point
-from brutax.solver.density import ETA_LIMIT, LN_PER_MAG, Scalar
+from brutax.solver.density import ETA_LIMIT, Scalar
 from brutax.solver.inputs import Models, StarPrior, make_models
 from brutax.solver.scores import Magnitudes, magnitudes, start
 from brutax.utils import as_float
-from brutax.utils.math import quick_log_ndtr_diff
+from brutax.utils.math import approximate_log_ndtr_diff
+from brutax.utils.photometry import LN_PER_MAG
 
-TILE = 128  # about the number of models in a tile
-EVEN = 0.5  # power of the prior mass
-GROUPS = (0.1, 0.5, 0.9)  # where a tile is cut, in its mass, into models alike in labels
+TILE = 128  # least number of models in a tile, unless the grid has fewer; at most twice that
+EVEN = 0.5  # power of the prior mass in the weights of the models that shape a tile
+# fractions of the mass of a tile at which it is cut into groups of models with similar labels; the
+# outer ones keep a minority (old and metal-poor, say) that the Galactic prior may favour
+GROUPS = (0.1, 0.5, 0.9)
 MODES = 1  # principal modes of a tile's magnitudes that are kept
 
 
 class Tile(NamedTuple):
     """One tile, or with a last axis many of them."""
 
-    mag: Float[Array, "band *tile"]  # mean of its models, at 1 kpc
-    red: Float[Array, "band *tile"]
-    dred: Float[Array, "band *tile"]
-    mode: Float[Array, "band mode *tile"]  # principal modes, each one deviation long [mag]
-    rest: Float[Array, "band *tile"]  # variance beside the modes [mag^2]
+    mag: Float[Array, "band *tile"]  # mean magnitude of its models, at 1 kpc
+    red: Float[Array, "band *tile"]  # mean of A_band / A_V at R_V = 0
+    dred: Float[Array, "band *tile"]  # and of its slope with R_V
+    mode: Float[Array, "band mode *tile"]  # principal modes, one standard deviation long [mag]
+    rest: Float[Array, "band *tile"]  # variance that the modes leave [mag^2]
     log_prior: Float[Array, "*tile"]  # ln of the prior mass; -inf for a tile without any
-    log_share: Float[
-        Array, "group *tile"
-    ]  # ln of how much of its mass is of models alike in labels
-    labels: dict[str, Float[Array, "group *tile"]]  # their means of what priors look at
+    log_share: Float[Array, "group *tile"]  # ln of the fraction of its mass in each group of models
+    labels: dict[str, Float[Array, "group *tile"]]  # means over a group of the labels of priors
 
 
 class TiledModels(eqx.Module):
-    """Models in the order of their tiles, tile k holding models k * size to (k + 1) * size."""
+    """Models in the order of their tiles: tile k has the models k * size to (k + 1) * size - 1."""
 
     models: Models
     tiles: Tile
-    blocks: Float[Array, "tile column member"]  # the same models again, each tile in one piece
+    blocks: Float[Array, "tile column member"]  # the same models, each tile contiguous in memory
 
     @property
     def size(self) -> int:
-        """Models in a tile."""
+        """Number of models in a tile."""
         return self.blocks.shape[-1]
 
     def members(self, which: Int[Array, " chosen"]) -> Models:
-        """The models of some tiles, one tile after the other, with the labels priors look at."""
+        """The models of some tiles, one tile after the other, with the labels that priors use."""
         table = jax.lax.platform_dependent(self.blocks, which, cpu=_copied, default=_gathered)
         bands = self.models.mag.shape[0]
         mag, red, dred = (table[k * bands : (k + 1) * bands] for k in range(3))
@@ -125,18 +126,20 @@ def tile_models(
     labels: dict[str, np.ndarray],
     size: int = TILE,
 ) -> tuple[Tile, Int[np.ndarray, " model"]]:
-    """Sorts tables (model, band) into tiles: these, and the row of each model, -1 for padding.
+    """Sorts models into tiles of `size` to 2 `size`: the tiles, and the row of each model.
 
-    Models without prior mass come last: they are in tiles of their own, as far as possible.
+    `mag`, `red`, `dred` are (model, band) magnitudes at 1 kpc and reddening coefficients;
+    `log_prior` and every label are (model,). Rows are -1 for padding. Models without prior mass
+    come last, as far as possible in tiles of their own.
     """
     possible = np.isfinite(log_prior)
     rows = np.flatnonzero(possible)
     order = tile_order(mag[rows], size)
     width = order.shape[1]
     order = np.where(order >= 0, rows[order], -1)
-    apart = np.flatnonzero(~possible)
-    if apart.size:  # they are never drawn, but a table of all models shows them
-        padded = np.pad(apart, (0, -apart.size % width), constant_values=-1)
+    excluded = np.flatnonzero(~possible)
+    if excluded.size:  # they are never drawn, but a table of all models shows them
+        padded = np.pad(excluded, (0, -excluded.size % width), constant_values=-1)
         order = np.concatenate([order, padded.reshape(-1, width)])
     tiles = _describe(order, mag, red, dred, log_prior, labels)
     return tiles, order.ravel()
@@ -151,12 +154,15 @@ def lay_out(
     log_prior: np.ndarray,
     labels: dict[str, np.ndarray],
 ) -> TiledModels:
-    """The models at some rows of tables (model, band) on the device, in their tiles."""
+    """Models on the device in the order of their tiles.
+
+    `tiles` and `rows` are those of `tile_models`, the tables those that it was given.
+    """
     log_prior = np.where(rows >= 0, log_prior[rows], -np.inf)
     table = {name: column[rows] for name, column in labels.items()}
     models = make_models(mag[rows], red[rows], dred[rows], log_prior, table)
-    seen = [models.labels[name][None] for name in sorted(tiles.labels)]
-    parts = [models.mag, models.red, models.dred, models.log_prior[None], *seen]
+    used = [models.labels[name][None] for name in sorted(tiles.labels)]
+    parts = [models.mag, models.red, models.dred, models.log_prior[None], *used]
     columns = np.concatenate([np.asarray(part) for part in parts])
     blocks = columns.reshape(columns.shape[0], tiles.log_prior.shape[0], -1).swapaxes(0, 1)
     return TiledModels(models, tiles, as_float(np.ascontiguousarray(blocks)))
@@ -177,7 +183,7 @@ def _describe(
     total = weight.sum(axis=1)
     share = weight / np.where(total > 0, total, 1.0)[:, None]
 
-    # the shape of a tile, in which models of little prior mass have a say
+    # weights for the shape of a tile, to which models of little prior mass contribute too
     even = weight**EVEN
     even = even / np.maximum(even.sum(axis=1), 1e-300)[:, None]
 
@@ -213,7 +219,7 @@ def _grouped(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Cuts tiles (tile, member) along the main direction of their labels, at GROUPS of their mass.
 
-    A prior averaged over the groups sees a minority (old and metal-poor, say) that it favours.
+    A prior averaged over the groups includes a minority (old and metal-poor, say) that it favours.
     """
     if not labels:
         return np.zeros((1, len(share))), {}
@@ -236,16 +242,16 @@ def _grouped(
 
 
 def score_tiles(star: Stars, tiles: Tile, prior: StarPrior) -> Float[Array, " tile"]:
-    """Log of the mass that a star gives to each tile, but for a constant of the star."""
+    """Log of the posterior mass of each tile for a star, up to a constant of the star."""
     axes = jax.tree.map(lambda leaf: leaf.ndim - 1, tiles)
-    seen = magnitudes(star)
-    return jax.vmap(lambda tile: _score_tile(star, seen, tile, prior), in_axes=(axes,))(tiles)
+    data = magnitudes(star)
+    return jax.vmap(lambda tile: _score_tile(star, data, tile, prior), in_axes=(axes,))(tiles)
 
 
-def _score_tile(star: Stars, seen: Magnitudes, tile: Tile, prior: StarPrior) -> Scalar:
+def _score_tile(star: Stars, data: Magnitudes, tile: Tile, prior: StarPrior) -> Scalar:
     """The integral of the Gaussian of one tile, and the other priors at its peak."""
     model = Models(tile.mag, tile.red, tile.dred, tile.log_prior, {})
-    first = start(star, model, prior, seen)
+    first = start(star, model, prior, data)
     mean_rv, inv_rv = prior.rv.moments()
     mean_av, inv_av = prior.av.moments(jnp.exp(first.eta))
     low, high = prior.av.low, prior.av.high
@@ -259,8 +265,8 @@ def _score_tile(star: Stars, seen: Magnitudes, tile: Tile, prior: StarPrior) -> 
         columns.append(
             [*tile.mode[band], first.av * tile.dred[band] * spread_rv, jnp.ones_like(q), q]
         )
-        rest.append(jnp.where(seen.weight[band] > 0, seen.mag[band] - apparent, 0.0))
-        weights.append(seen.weight[band] / (1.0 + seen.weight[band] * tile.rest[band]))
+        rest.append(jnp.where(data.weight[band] > 0, data.mag[band] - apparent, 0.0))
+        weights.append(data.weight[band] / (1.0 + data.weight[band] * tile.rest[band]))
     count = len(columns[0])
     # beside the bands: modes and R_V are standard normal; the parallax, linear in the modulus; A_V
     weak = 12.0 / (high - low) ** 2
@@ -295,10 +301,10 @@ def _score_tile(star: Stars, seen: Magnitudes, tile: Tile, prior: StarPrior) -> 
     last = jnp.maximum(matrix[-1][-1], weak)
     d_av = vector[-1] / last
     chi2 = chi2 - d_av * vector[-1]
-    noise = sum(jnp.log1p(s * w) for s, w in zip(tile.rest, seen.weight))
+    noise = sum(jnp.log1p(s * w) for s, w in zip(tile.rest, data.weight))
     log_det = log_det + jnp.log(last) + noise
     scale, peak = jnp.sqrt(last), first.av + d_av
-    inside = quick_log_ndtr_diff((low - peak) * scale, (high - peak) * scale)
+    inside = approximate_log_ndtr_diff((low - peak) * scale, (high - peak) * scale)
 
     # the Galaxy at the peak within the range of A_V
     here = jnp.clip(peak, low, high) - first.av
