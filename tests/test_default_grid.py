@@ -9,7 +9,8 @@ from astropy.table import Table
 import brutax
 from brutax.cli import main
 from brutax.data.filters import full_names
-from brutax.models import StarGrid, available_bands, default, default_grid
+from brutax.models import StarGrid, available_bands, default_grid
+from brutax.models.grid import default
 
 BANDS = ("PS_g", "PS_i", "2MASS_J", "2MASS_Ks")
 

@@ -6,6 +6,8 @@ a density, the bounds of its support, and the Gaussian that proposals are made f
 
 import abc
 import warnings
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import equinox as eqx
@@ -14,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from brutax.priors._base import AbstractPrior, Point
-from brutax.utils._namespace import as_float, floats, require
+from brutax.utils._namespace import ArrayLike, Numeric, as_float, floats, require
 from brutax.utils.math import HALF_LN_2PI, log_ndtr_diff, log_truncated_normal
 
 
@@ -167,7 +169,14 @@ class DustProfileAv(AbstractAvPrior):
     low: Float[Array, ""]
     high: Float[Array, ""]
 
-    def __init__(self, ln_dist: Any, mean: Any, std: Any, low: Any = 0.0, high: Any = 20.0) -> None:
+    def __init__(
+        self,
+        ln_dist: ArrayLike,
+        mean: ArrayLike,
+        std: ArrayLike,
+        low: ArrayLike = 0.0,
+        high: ArrayLike = 20.0,
+    ) -> None:
         mean, std = as_float(mean), as_float(std)
         self.ln_dist = as_float(ln_dist)
         self.valid = jnp.isfinite(mean) & jnp.isfinite(std) & (std > 0)
@@ -205,7 +214,12 @@ class DustProfileAv(AbstractAvPrior):
 
 
 def dust_profile(
-    dustmap: Any, ell: Any, b: Any, low: Any = 0.0, high: Any = 20.0, floor: Any = 0.0
+    dustmap: Any,
+    ell: ArrayLike,
+    b: ArrayLike,
+    low: ArrayLike = 0.0,
+    high: ArrayLike = 20.0,
+    floor: ArrayLike = 0.0,
 ) -> DustProfileAv:
     """The prior along Galactic (`ell`, `b`) [deg] of a map with a method `query`.
 
@@ -228,12 +242,12 @@ def dust_profile(
 
 
 def logp_extinction(
-    avs: Any,
+    avs: ArrayLike,
     dustmap: Any,
     coord: Any,
-    distance: Any = None,
+    distance: ArrayLike | None = None,
     return_components: bool = False,
-    avlim: Any = (0.0, 20.0),
+    avlim: Sequence[float] | None = (0.0, 20.0),
 ) -> Any:
     """Log-prior of extinctions `avs` [mag] in a dust map, in the conventions of brutus.
 
@@ -270,7 +284,7 @@ def _query(dustmap: Any, coord: Any) -> Any:
     return dustmap.query(coord)
 
 
-def _map_at(xp: Any, answer: Any, distance: Any) -> tuple[Any, Any]:
+def _map_at(xp: ModuleType, answer: Any, distance: ArrayLike | None) -> tuple[Any, Any]:
     """Mean and deviation of a map's answer at a distance, NaN where there is none."""
     if isinstance(answer, tuple) and len(answer) == 2:
         return xp.asarray(answer[0], dtype=float), xp.asarray(answer[1], dtype=float)
@@ -281,25 +295,27 @@ def _map_at(xp: Any, answer: Any, distance: Any) -> tuple[Any, Any]:
     return _between(xp, mean, node, step), _between(xp, std, node, step)
 
 
-def _bracket(xp: Any, x: Any, nodes: Any) -> tuple[Any, Any]:
+def _bracket(xp: ModuleType, x: Numeric, nodes: Array | np.ndarray) -> tuple[Any, Any]:
     """The interval of `nodes` (node,) that x is in, and how far along it, 0 to 1."""
     node = xp.clip(xp.searchsorted(nodes, x, side="right") - 1, 0, nodes.shape[0] - 2)
     left = nodes[node]
     return node, xp.clip((x - left) / (nodes[node + 1] - left), 0.0, 1.0)
 
 
-def _between(xp: Any, values: Any, node: Any, step: Any) -> Any:
+def _between(
+    xp: ModuleType, values: Array | np.ndarray, node: Array | np.ndarray | np.integer, step: Numeric
+) -> Any:
     """Linear between nodes; at a node its own value, whatever its neighbours are."""
     left, right = values[node], values[node + 1]
     value = left + step * (right - left)
     return xp.where(step <= 0, left, xp.where(step >= 1, right, value))
 
 
-def _uniform(x: Any, low: Any, high: Any) -> Any:
+def _uniform(x: Numeric, low: Numeric, high: Numeric) -> Any:
     return jnp.where((x >= low) & (x <= high), -jnp.log(high - low), -jnp.inf)
 
 
-def _truncated(x: Any, mean: Any, std: Any, low: Any, high: Any) -> Any:
+def _truncated(x: Numeric, mean: Numeric, std: Numeric, low: Numeric, high: Numeric) -> Any:
     a, b = (low - mean) / std, (high - mean) / std
     inside = (x >= low) & (x <= high)
     return log_truncated_normal(jnp, (x - mean) / std, a, b, inside) - jnp.log(std)

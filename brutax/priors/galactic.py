@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from brutax.priors._base import AbstractPrior, Point
-from brutax.utils._namespace import as_float, floats, namespace
+from brutax.utils._namespace import ArrayLike, Numeric, as_float, floats, namespace
 from brutax.utils.math import HALF_LN_2PI, log_truncated_normal, squared_radius_and_height
 
 _parameter = partial(eqx.field, converter=as_float)
@@ -48,7 +48,9 @@ class GalacticStructure(AbstractPrior):
     r_q_halo: Float[Array, ""] = _parameter(default=6.0)  # scale of its change [kpc]
     eta_halo: Float[Array, ""] = _parameter(default=4.2)  # power of the decline
     f_halo: Float[Array, ""] = _parameter(default=0.005)
-    feh_thin: Float[Array, ""] = _parameter(default=-0.2)  # [Fe/H], mean and deviation [dex]
+    feh_thin: Float[Array, ""] = _parameter(
+        default=-0.2
+    )  # [Fe/H], mean and standard deviation [dex]
     feh_thin_sigma: Float[Array, ""] = _parameter(default=0.3)
     feh_thick: Float[Array, ""] = _parameter(default=-0.7)
     feh_thick_sigma: Float[Array, ""] = _parameter(default=0.4)
@@ -59,10 +61,10 @@ class GalacticStructure(AbstractPrior):
     feh_age_ctr: Float[Array, ""] = _parameter(default=-0.5)  # age against mean [Fe/H]
     feh_age_scale: Float[Array, ""] = _parameter(default=0.5)
     nsigma_from_max_age: Float[Array, ""] = _parameter(default=2.0)
-    max_sigma: Float[Array, ""] = _parameter(default=4.0)  # bounds of its deviation [Gyr]
+    max_sigma: Float[Array, ""] = _parameter(default=4.0)  # bounds of its standard deviation [Gyr]
     min_sigma: Float[Array, ""] = _parameter(default=1.0)
 
-    def log_prob(self, point: Point) -> Any:
+    def log_prob(self, point: Point) -> Array:
         """Looks at dist, ell and b, and at feh and loga where they are known."""
         xp, dist, ell, b = floats(*(as_float(x) for x in (point.dist, point.ell, point.b)))
         feh = None if point.feh is None else as_float(point.feh)
@@ -82,20 +84,20 @@ class ExponentialDiskDistance(AbstractPrior):
 
     length: Float[Array, ""] = eqx.field(converter=as_float, default=1.35)  # L [kpc]
 
-    def log_prob(self, point: Point) -> Any:
+    def log_prob(self, point: Point) -> Array:
         xp, dist = floats(as_float(point.dist))
         log_norm = math.log(2.0) + 3.0 * xp.log(self.length)
         return _log_volume(xp, dist) - dist / self.length - log_norm
 
 
 def logp_galactic_structure(
-    dists: Any,
+    dists: ArrayLike,
     coord: Any,
     labels: Any = None,
-    feh: Any = None,
-    loga: Any = None,
+    feh: ArrayLike | None = None,
+    loga: ArrayLike | None = None,
     return_components: bool = False,
-    **parameters: Any,
+    **parameters: ArrayLike,
 ) -> Any:
     """Log-density of distances `dists` [kpc] along `coord` (and [Fe/H], ages): `GalacticStructure`.
 
@@ -129,13 +131,13 @@ def logp_galactic_structure(
 
 
 def logn_disk(
-    R: Any,
-    Z: Any,
-    R_solar: Any = 8.2,
-    Z_solar: Any = 0.025,
-    R_scale: Any = 2.6,
-    Z_scale: Any = 0.3,
-    R_smooth: Any = 2.0,
+    R: ArrayLike,
+    Z: ArrayLike,
+    R_solar: ArrayLike = 8.2,
+    Z_solar: ArrayLike = 0.025,
+    R_scale: ArrayLike = 2.6,
+    Z_scale: ArrayLike = 0.3,
+    R_smooth: ArrayLike = 2.0,
 ) -> Any:
     """ln of the number density of an exponential disk at (R, Z) [kpc], relative to the Sun."""
     xp, *arguments = floats(R, Z, R_solar, Z_solar, R_scale, Z_scale, R_smooth)
@@ -143,56 +145,58 @@ def logn_disk(
 
 
 def logn_halo(
-    R: Any,
-    Z: Any,
-    R_solar: Any = 8.2,
-    Z_solar: Any = 0.025,
-    R_smooth: Any = 2.0,
-    eta: Any = 4.2,
-    q_ctr: Any = 0.2,
-    q_inf: Any = 0.8,
-    r_q: Any = 6.0,
+    R: ArrayLike,
+    Z: ArrayLike,
+    R_solar: ArrayLike = 8.2,
+    Z_solar: ArrayLike = 0.025,
+    R_smooth: ArrayLike = 2.0,
+    eta: ArrayLike = 4.2,
+    q_ctr: ArrayLike = 0.2,
+    q_inf: ArrayLike = 0.8,
+    r_q: ArrayLike = 6.0,
 ) -> Any:
     """ln of the number density of a flattened halo at (R, Z) [kpc], relative to the Sun."""
     xp, *arguments = floats(R, Z, R_solar, Z_solar, R_smooth, eta, q_ctr, q_inf, r_q)
     return _log_halo(xp, arguments[0] ** 2, *arguments[1:])
 
 
-def logp_feh(feh: Any, feh_mean: Any = -0.2, feh_sigma: Any = 0.3) -> Any:
+def logp_feh(feh: ArrayLike, feh_mean: ArrayLike = -0.2, feh_sigma: ArrayLike = 0.3) -> Any:
     """Log-density of [Fe/H] [dex], a normal distribution."""
-    xp, feh, feh_mean, feh_sigma = floats(feh, feh_mean, feh_sigma)
-    return -0.5 * ((feh - feh_mean) / feh_sigma) ** 2 - xp.log(feh_sigma) - HALF_LN_2PI
+    xp, value, mean, sigma = floats(feh, feh_mean, feh_sigma)
+    return -0.5 * ((value - mean) / sigma) ** 2 - xp.log(sigma) - HALF_LN_2PI
 
 
 def logp_age_from_feh(
-    age: Any,
-    feh_mean: Any = -0.2,
-    max_age: Any = 13.8,
-    min_age: Any = 0.0,
-    feh_age_ctr: Any = -0.5,
-    feh_age_scale: Any = 0.5,
-    nsigma_from_max_age: Any = 2.0,
-    max_sigma: Any = 4.0,
-    min_sigma: Any = 1.0,
+    age: ArrayLike,
+    feh_mean: ArrayLike = -0.2,
+    max_age: ArrayLike = 13.8,
+    min_age: ArrayLike = 0.0,
+    feh_age_ctr: ArrayLike = -0.5,
+    feh_age_scale: ArrayLike = 0.5,
+    nsigma_from_max_age: ArrayLike = 2.0,
+    max_sigma: ArrayLike = 4.0,
+    min_sigma: ArrayLike = 1.0,
 ) -> Any:
     """Log-density of an age [Gyr] in a population of mean metallicity `feh_mean` [dex].
 
     A normal distribution truncated to `min_age`, `max_age` (-inf outside), whose mean falls
-    from one to the other along a logistic function of `feh_mean`, and whose deviation puts
+    from one to the other along a logistic function of `feh_mean`, and whose standard deviation puts
     `max_age` at `nsigma_from_max_age`, within `min_sigma` to `max_sigma`.
     """
     arguments = (max_age, min_age, feh_age_ctr, feh_age_scale)
     arguments += (nsigma_from_max_age, max_sigma, min_sigma)
-    xp, age, feh_mean, *arguments = floats(age, feh_mean, *arguments)
-    high, low, center, scale, nsigma, max_sigma, min_sigma = arguments
-    mean = (high - low) / (1.0 + xp.exp((feh_mean - center) / scale)) + low
-    std = xp.clip((high - mean) / nsigma, min_sigma, max_sigma)
+    xp, value, metallicity, *numbers = floats(age, feh_mean, *arguments)
+    high, low, center, scale, nsigma, widest, narrowest = numbers
+    mean = (high - low) / (1.0 + xp.exp((metallicity - center) / scale)) + low
+    std = xp.clip((high - mean) / nsigma, narrowest, widest)
     bounds = (low - mean) / std, (high - mean) / std
-    inside = (age >= low) & (age <= high)
-    return log_truncated_normal(xp, (age - mean) / std, *bounds, inside) - xp.log(std)
+    inside = (value >= low) & (value <= high)
+    return log_truncated_normal(xp, (value - mean) / std, *bounds, inside) - xp.log(std)
 
 
-def _log_numbers(xp: ModuleType, p: Any, dist: Any, ell: Any, b: Any) -> list[Any]:
+def _log_numbers(
+    xp: ModuleType, p: GalacticStructure | SimpleNamespace, dist: Numeric, ell: Numeric, b: Numeric
+) -> list[Any]:
     """ln(d^2 n_c) of the three components."""
     R2, Z = squared_radius_and_height(xp, dist, ell, b, p.R_solar, p.Z_solar)
     volume = _log_volume(xp, dist)
@@ -204,14 +208,21 @@ def _log_numbers(xp: ModuleType, p: Any, dist: Any, ell: Any, b: Any) -> list[An
     return [thin + volume, thick + volume + xp.log(p.f_thick), halo + volume + xp.log(p.f_halo)]
 
 
-def _log_volume(xp: ModuleType, dist: Any) -> Any:
+def _log_volume(xp: ModuleType, dist: Numeric) -> Any:
     """2 ln d, finite at d = 0."""
-    least = 1e-300 if xp is np else float(xp.finfo(dist.dtype).tiny)
+    least = 1e-300 if xp is np else float(xp.finfo(xp.asarray(dist).dtype).tiny)
     return 2.0 * xp.log(xp.maximum(dist, least))
 
 
 def _log_disk(
-    xp: ModuleType, R2: Any, Z: Any, R_solar: Any, Z_solar: Any, R_scale: Any, Z_scale: Any, Rs: Any
+    xp: ModuleType,
+    R2: Numeric,
+    Z: Numeric,
+    R_solar: Numeric,
+    Z_solar: Numeric,
+    R_scale: Numeric,
+    Z_scale: Numeric,
+    Rs: Numeric,
 ) -> Any:
     radial = xp.sqrt(R2 + Rs**2) - xp.sqrt(R_solar**2 + Rs**2)
     return -radial / R_scale - (xp.abs(Z) - xp.abs(Z_solar)) / Z_scale
@@ -219,17 +230,17 @@ def _log_disk(
 
 def _log_halo(
     xp: ModuleType,
-    R2: Any,
-    Z: Any,
-    R_solar: Any,
-    Z_solar: Any,
-    R_smooth: Any,
-    eta: Any,
-    q_ctr: Any,
-    q_inf: Any,
-    r_q: Any,
+    R2: Numeric,
+    Z: Numeric,
+    R_solar: Numeric,
+    Z_solar: Numeric,
+    R_smooth: Numeric,
+    eta: Numeric,
+    q_ctr: Numeric,
+    q_inf: Numeric,
+    r_q: Numeric,
 ) -> Any:
-    def effective(R2: Any, Z: Any) -> Any:
+    def effective(R2: Numeric, Z: Numeric) -> Any:
         r = xp.sqrt(R2 + Z**2 + r_q**2)
         q = q_inf - (q_inf - q_ctr) * xp.exp(1.0 - r / r_q)
         return R2 + (Z / q) ** 2 + R_smooth**2
@@ -237,12 +248,14 @@ def _log_halo(
     return -0.5 * eta * (xp.log(effective(R2, Z)) - xp.log(effective(R_solar**2, Z_solar)))
 
 
-def _log_feh(xp: ModuleType, p: Any, feh: Any) -> list[Any]:
+def _log_feh(xp: ModuleType, p: GalacticStructure | SimpleNamespace, feh: Numeric) -> list[Any]:
     means, sigmas = _feh_means(p), (p.feh_thin_sigma, p.feh_thick_sigma, p.feh_halo_sigma)
     return [logp_feh(feh, mean, sigma) for mean, sigma in zip(means, sigmas)]
 
 
-def _log_age(xp: ModuleType, p: Any, loga: Any) -> tuple[list[Any], Any]:
+def _log_age(
+    xp: ModuleType, p: GalacticStructure | SimpleNamespace, loga: Numeric
+) -> tuple[list[Any], Any]:
     """ln p(age | c), finite everywhere, and whether the age is possible."""
     age = xp.exp(_LN_10 * (loga - 9.0))  # Gyr
     inside = (age >= p.min_age) & (age <= p.max_age)
@@ -253,7 +266,7 @@ def _log_age(xp: ModuleType, p: Any, loga: Any) -> tuple[list[Any], Any]:
     return ages, inside
 
 
-def _feh_means(p: Any) -> tuple[Any, Any, Any]:
+def _feh_means(p: GalacticStructure | SimpleNamespace) -> tuple[Any, Any, Any]:
     return p.feh_thin, p.feh_thick, p.feh_halo
 
 
@@ -281,7 +294,7 @@ def _longitude_latitude(coord: Any) -> tuple[Any, Any]:
     return ell, b
 
 
-def _label(name: str, array: Any, labels: Any, dists: Any) -> Any:
+def _label(name: str, array: ArrayLike | None, labels: Any, dists: ArrayLike) -> Any:
     """The plain array where there is one, else the field of that name, else None."""
     if array is not None:
         if np.ndim(dists) != 1 or np.shape(array) != np.shape(dists):

@@ -11,9 +11,10 @@ import functools
 from typing import Any
 
 import numpy as np
+from jaxtyping import Array
 
 from brutax.priors._base import AbstractPrior, Point
-from brutax.utils._namespace import as_float, floats
+from brutax.utils._namespace import ArrayLike, as_float, floats
 
 # fmt: off
 _KNOTS = (
@@ -34,20 +35,20 @@ _END_SLOPES = (0.981, -106.9985)
 class PS1LuminosityFunction(AbstractPrior):
     """ln of the number density of stars per r magnitude: `logp_ps1_luminosity_function`."""
 
-    def log_prob(self, point: Point) -> Any:
+    def log_prob(self, point: Point) -> Array:
         return logp_ps1_luminosity_function(as_float(point.Mr))
 
 
-def logp_ps1_luminosity_function(Mr: Any) -> Any:
+def logp_ps1_luminosity_function(Mr: ArrayLike) -> Any:
     """ln(stars / pc^3 / mag) at the absolute Pan-STARRS r magnitude `Mr`; not normalised to 1."""
-    xp, Mr = floats(Mr)
+    xp, absolute = floats(Mr)
     knots, coefficients = _spline()
-    at = xp.clip(Mr, _KNOTS[0], _KNOTS[-1])
+    at = xp.clip(absolute, _KNOTS[0], _KNOTS[-1])
     piece = xp.clip(xp.searchsorted(xp.asarray(knots, dtype=float), at, side="right") - 1, 0, 30)
     c3, c2, c1, c0 = (xp.asarray(c, dtype=float)[piece] for c in coefficients)
     step = at - xp.asarray(knots, dtype=float)[piece]
     inside = c0 + step * (c1 + step * (c2 + step * c3))
-    low, high = xp.minimum(Mr - _KNOTS[0], 0.0), xp.maximum(Mr - _KNOTS[-1], 0.0)
+    low, high = xp.minimum(absolute - _KNOTS[0], 0.0), xp.maximum(absolute - _KNOTS[-1], 0.0)
     return inside + _END_SLOPES[0] * low + _END_SLOPES[1] * high
 
 

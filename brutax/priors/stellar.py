@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from brutax.priors._base import AbstractPrior, Point
-from brutax.utils._namespace import as_float, floats, require
+from brutax.utils._namespace import ArrayLike, Numeric, as_float, floats, require
 
 
 class KroupaIMF(AbstractPrior):
@@ -24,7 +24,7 @@ class KroupaIMF(AbstractPrior):
     mass_min: Float[Array, ""] = eqx.field(converter=as_float, default=0.08)  # [Msun]
     mass_max: Float[Array, ""] = eqx.field(converter=as_float, default=100.0)  # [Msun]
 
-    def log_prob(self, point: Point) -> Any:
+    def log_prob(self, point: Point) -> Array:
         return logp_imf(
             as_float(point.mini),
             alpha_low=self.alpha_low,
@@ -36,13 +36,13 @@ class KroupaIMF(AbstractPrior):
 
 
 def logp_imf(
-    mgrid: Any,
-    alpha_low: Any = 1.3,
-    alpha_high: Any = 2.3,
-    mass_break: Any = 0.5,
-    mgrid2: Any = None,
-    mass_min: Any = 0.08,
-    mass_max: Any = 100.0,
+    mgrid: ArrayLike,
+    alpha_low: ArrayLike = 1.3,
+    alpha_high: ArrayLike = 2.3,
+    mass_break: ArrayLike = 0.5,
+    mgrid2: ArrayLike | None = None,
+    mass_min: ArrayLike = 0.08,
+    mass_max: ArrayLike = 100.0,
 ) -> Any:
     """Log-density of initial masses [Msun] of the broken power law of `KroupaIMF`.
 
@@ -60,7 +60,7 @@ def logp_imf(
     log_norm = xp.log(norm + xp.exp(jump) * above)
     require(xp.isfinite(log_norm), f"the mass function {tuple(parameters)} has no finite integral")
 
-    def log_density(m: Any) -> Any:
+    def log_density(m: Numeric) -> Any:
         inside = (m >= least) & (m <= most)
         log_m = xp.log(xp.where(inside, m, 1.0))
         value = xp.where(m <= knee, -low * log_m, jump - high * log_m) - log_norm
@@ -76,7 +76,7 @@ class AgeWeight(AbstractPrior):
     -inf where the weight is 0 or not finite: such a model lasts no time.
     """
 
-    def log_prob(self, point: Point) -> Any:
+    def log_prob(self, point: Point) -> Array:
         xp, weight = floats(as_float(point.agewt))
         ok = xp.isfinite(weight) & (weight != 0)
         return xp.where(ok, xp.log(xp.abs(xp.where(ok, weight, 1.0))), -xp.inf)
@@ -107,7 +107,7 @@ def grid_cell_log_weight(
     return total
 
 
-def _power_integral(xp: ModuleType, a: Any, b: Any, alpha: Any) -> Any:
+def _power_integral(xp: ModuleType, a: Numeric, b: Numeric, alpha: Numeric) -> Any:
     """Integral of m^-alpha, a to b: a^(1-alpha) L (e^y - 1) / y, L = ln(b/a), y = L - alpha L."""
     log_ratio = xp.log(b) - xp.log(a)
     y = (1.0 - alpha) * log_ratio
