@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from brutax.cli import main
-from brutax.models import default
+from brutax.models.grid import default
 
 ROOT = Path(__file__).parents[1]
 BANDS = ("PS_g", "PS_i", "2MASS_J", "2MASS_Ks")
