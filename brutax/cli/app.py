@@ -14,13 +14,14 @@ from pathlib import Path
 import jax
 
 from brutax.cli import cluster, data, demo, dust, fit, grid, info, mock, offsets
+from brutax.cli.command import Command
 from brutax.cli.options import UsageError
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
-COMMANDS = (fit, offsets, cluster, dust, mock, grid, data, info, demo)
+COMMANDS: tuple[Command, ...] = (fit, offsets, cluster, dust, mock, grid, data, info, demo)
 # what bad input raises: CatalogError, GridError and StoreError are ValueErrors
 USER_ERRORS = (UsageError, ValueError, OSError, ImportError, MemoryError)
 
@@ -30,9 +31,9 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see `{self.prog} --help`)")
 
 
-def parser() -> argparse.ArgumentParser:
-    """All commands; each module adds its own."""
-    examples = "\n".join(f"  {command.EXAMPLE}" for command in COMMANDS)
+def parser(known: Sequence[Command] = COMMANDS) -> argparse.ArgumentParser:
+    """All commands; each module adds its own options."""
+    examples = "\n".join(f"  {command.EXAMPLE}" for command in known)
     out = _Parser(
         prog="brutax",
         description="Posteriors of stars (distance, A_V, mass, age, metallicity) over model grids.",
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--version", action="version", version=f"brutax {version('brutax')}")
     commands = out.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    for command in COMMANDS:
+    for command in known:
         one = commands.add_parser(
             command.NAME,
             help=command.HELP,
@@ -60,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, known: Sequence[Command] = COMMANDS) -> int:
     """Runs a command and returns the exit code: 0, 2 for input that cannot be used, 130.
 
     Without `argv` the process is ours: the arguments are its own, and JAX keeps compiled
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     debug = bool(os.environ.get("BRUTAX_DEBUG"))
     try:
-        args = parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
+        args = parser(known).parse_args(_joined(sys.argv[1:] if argv is None else argv))
         if argv is None:
             _keep_compiled_programs()
         with _messages(args.quiet, args.verbose):

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from brutax.catalog import CatalogError, read_stars
+from brutax.catalog.schema import COLUMNS, HALF, PER_DRAW
 from brutax.catalog.store import FINGERPRINT
 from brutax.cli import report
 from brutax.cli.options import DEMO
@@ -99,7 +100,7 @@ def _posterior(path: Path, args: argparse.Namespace) -> list[str]:
         datasets: dict[str, Any] = {name: file[name] for name in ("done", "status")}
         done = datasets["done"][:].astype(bool)
         status = datasets["status"][:][done]
-        kept = _kept(file)
+        kept, present = _kept(file), _datasets(file)
     known = json.loads(attrs[FINGERPRINT])
     unfinished = int(np.count_nonzero(~done))
     lines = [
@@ -110,6 +111,8 @@ def _posterior(path: Path, args: argparse.Namespace) -> list[str]:
         *report.flag_lines(status),
         "  summarised quantities",
         *_wrapped([_text(name) for name in attrs["parameters"]]),
+        "  datasets",
+        *present,
         "  provenance",
         f"    created {_text(attrs.get('created'))} by brutax {_text(attrs.get('brutax_version'))} "
         f"on {_text(attrs.get('device'))}",
@@ -123,17 +126,28 @@ def _posterior(path: Path, args: argparse.Namespace) -> list[str]:
     return lines
 
 
+def _datasets(file: h5py.File) -> list[str]:
+    """The datasets of a posterior file, and what they hold."""
+    lines = []
+    for column in COLUMNS:
+        if column.name in file:
+            unit = f" [{column.unit}]" if column.unit else ""
+            lines.append(f"    {column.name:<18}{column.meaning}{unit}")
+    return lines
+
+
 def _kept(file: h5py.File) -> str:
     """What a file keeps of the draws of its stars, in words."""
-    models: Any
-    draws: Any
-    models, draws = file.get("model_idx"), file.get("samps_dist")
-    if models is None:
+    found: dict[str, Any] = {name: file[name] for name in sorted(PER_DRAW) if name in file}
+    if not found:
         return "no draws: summaries only"
-    kind = " (models only)" if draws is None else ""
-    if draws is not None and draws.dtype == np.float16:
-        kind = ", distance, A_V and R_V in half precision"
-    return f"{models.shape[1]} draws per star{kind}"
+    count = found["model_idx"].shape[1]
+    half = [name for name in HALF if name in found]
+    if not half:
+        return f"{count} draws per star (models only)"
+    if found[half[0]].dtype == np.float16:
+        return f"{count} draws per star, distance, A_V and R_V in half precision"
+    return f"{count} draws per star"
 
 
 def _table(path: Path, args: argparse.Namespace) -> list[str]:

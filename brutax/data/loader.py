@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from brutax.data._layouts import GridError, check_bands, open_grid, read_labels, require_rows
+from brutax.data.download import find_nn_file as find_nn_file  # where brutus has it
 from brutax.data.filters import FILTERS
 from brutax.data.gridfile import load_coefficients, select_rows
 
@@ -39,6 +40,10 @@ def load_models(
     order of the file. `labels` defaults to brutus' list; labels that the file lacks are left
     out, as are `smf` without `include_binaries` and a constant `afe` unless it was asked for.
     With `memmap=True` the models stay on disk (see `read_grid`) as a read-only view.
+
+        models, labels, label_mask = load_models("grid_mist_v9.h5", filters=["PS_g", "PS_r"])
+
+    Raises `GridError` for a file that cannot be read and where none of the filters is in it.
     """
     with open_grid(filepath) as file:
         bands = _choose_bands(file.bands, filters, file.name)
@@ -91,7 +96,7 @@ def _choose_labels(
     include_binaries: bool,
     verbose: bool,
 ) -> list[str]:
-    """The columns to return: those wanted that hold any number, less the uninformative ones."""
+    """The columns to return: those requested that hold any number, less constant ones."""
     wanted = _LABELS if labels is None else labels
     chosen = [name for name in wanted if name in table and not np.isnan(table[name]).all()]
     if not include_binaries and "smf" in chosen:
@@ -112,7 +117,9 @@ def load_offsets(
     """Reads multiplicative photometric offsets, aligned with `filters` (default `FILTERS`).
 
     The file has two columns, filter name and offset; `#` starts a comment. A filter that is not
-    listed has offset 1. Offsets multiply observed fluxes and their errors alike.
+    listed has offset 1. Offsets multiply both observed fluxes and their errors. Returns (filter,).
+    Raises `FileNotFoundError`, and `ValueError` for lines that are not a filter and a positive
+    number.
     """
     filters = list(FILTERS if filters is None else filters)
     listed: dict[str, float] = {}
@@ -148,7 +155,10 @@ def _lines(filepath: Any) -> list[str]:
 
 
 def save_offsets(filepath: Any, filters: Sequence[str], offsets: Any) -> Path:
-    """Writes offsets as a text file of two columns that `load_offsets` reads back exactly."""
+    """Writes offsets (filter,) as a text file of two columns that `load_offsets` reads exactly.
+
+    Returns the path; raises `ValueError` unless there is one offset for each of different filters.
+    """
     values = np.asarray(offsets, np.float64)
     if values.shape != (len(filters),):
         raise ValueError(f"offsets {values.shape} for {len(filters)} filters")

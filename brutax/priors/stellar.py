@@ -9,6 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from brutax.priors._base import AbstractPrior, Point
+from brutax.priors.luminosity import (  # where brutus has it
+    logp_ps1_luminosity_function as logp_ps1_luminosity_function,
+)
 from brutax.utils._namespace import ArrayLike, Numeric, as_float, floats, require
 
 
