@@ -1,1 +1,4 @@
-"""What is kept for later processes: compiled programs and the tiles of grids."""
+"""Files that later processes use again: compiled programs and the tiles of grids.
+
+Nothing is exported: `programs` compiles and keeps, `files` reads and writes.
+"""

@@ -1,8 +1,8 @@
-"""What later processes need not do again: compiled programs, the order of a grid.
+"""Files of results that later processes use again: compiled programs, tiles of grids.
 
-Kept beside JAX's own compiled programs, in the folder of `jax_compilation_cache_dir`, and only
-where that is set; the names of files say all that their content depends on. What cannot be read
-or written is made again, and said in the log.
+They are kept beside JAX's own compiled programs, in the folder of `jax_compilation_cache_dir`, if
+that is set. The name of a file is a hash of everything that its content depends on. What cannot be
+read or written is computed again, with a line in the log.
 """
 
 import contextlib
@@ -21,12 +21,13 @@ import jax
 
 log = logging.getLogger("brutax")
 
-# what JAX itself looks at when it makes a program, less what only says where it keeps it
+# settings of JAX change programs, except those that have one of these words in their names: they
+# only choose folders and what is logged
 PLACES = ("cache", "log", "dump", "profil", "traceback", "coordinator")
 
 
 def folder() -> Path | None:
-    """Where things are kept; None where nothing is."""
+    """The folder of these files; None where JAX keeps no compiled programs on this machine."""
     values = jax.config.values
     path = values.get("jax_compilation_cache_dir")
     if not path or not values.get("jax_enable_compilation_cache", True) or "://" in str(path):
@@ -35,7 +36,7 @@ def folder() -> Path | None:
 
 
 def name_of(*content: Any) -> str:
-    """A short name for what some values (by their `repr`) say."""
+    """A name of a file: a hash of some values by their `repr`."""
     return hashlib.blake2b(repr(content).encode(), digest_size=16).hexdigest()
 
 
@@ -54,7 +55,7 @@ def read(name: str) -> bytes | None:
 
 
 def write(name: str, content: bytes) -> None:
-    """Puts a file in the cache, whole or not at all."""
+    """Writes a file of the cache, completely or not at all; a failure is logged, not raised."""
     place = folder()
     if place is None:
         return
@@ -70,7 +71,7 @@ def write(name: str, content: bytes) -> None:
 
 
 def circumstances() -> tuple:
-    """What a program depends on beside code and arguments: versions, settings, the machine."""
+    """What a program depends on besides code and arguments: versions, settings, the machine."""
     values = jax.config.values
     settings = [
         (name, repr(values[name]))
@@ -92,7 +93,7 @@ def _versions() -> tuple[str, ...]:
 
 @functools.cache
 def code() -> str:
-    """The source of the package, in short."""
+    """A hash of the source of the package."""
     root = Path(__file__).parents[1]
     sha = hashlib.blake2b(digest_size=16)
     for path in sorted(root.rglob("*.py")):
@@ -102,7 +103,7 @@ def code() -> str:
 
 @functools.cache
 def _processor() -> str:
-    """What the processor can do: programs for one with more do not run on one with less."""
+    """Model and instruction sets of the processor, which compiled programs depend on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

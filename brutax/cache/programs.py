@@ -1,10 +1,10 @@
-"""Functions in several stages, compiled side by side and kept for later processes.
+"""Functions in several stages, whose compiled programs are kept for later processes.
 
 Tracing, lowering and compiling the fit of one star takes many times as long as the fit. JAX's cache
-spares the compilation alone; here the executables themselves are kept (`brutax.cache.files`), named
-by everything that they depend on, so that a later process neither traces nor lowers. They are
-pickles, trusted as JAX trusts what is in its own cache: whoever can write into that folder can run
-code as its user.
+saves compilation only. Here the executables themselves are kept (`brutax.cache.files`) under names
+made from everything that they depend on, so that a later process neither traces nor lowers. The
+files are pickles and, like those of JAX's own cache, trusted: whoever can write into the folder can
+run code as its user.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ from brutax.cache import files
 
 log = logging.getLogger("brutax")
 
+# types whose values a program may depend on by their `repr`
 PLAIN = (bool, int, float, complex, str, bytes, type(None), np.dtype)
 
 
@@ -35,17 +36,18 @@ _known: weakref.WeakSet["Stages"] = weakref.WeakSet()
 
 
 def forget() -> None:
-    """Lets go of the programs of this process, as `jax.clear_caches` does of JAX's own."""
+    """Drops the programs of this process from memory, as `jax.clear_caches` does with JAX's own."""
     for stages in _known:
         stages.ready.clear()
 
 
 class Stages:
-    """Functions called one after the other: `stage(state, inputs, settings)`, the first with None.
+    """Functions called one after the other, each as `stage(state, inputs, setting)`.
 
-    `inputs` is a pytree that all of them see, `settings` one hashable value for each, which with
-    the inputs says all that its program depends on, the shapes of the state too. A stage is a pure
-    function of module level whose value is made of arrays, tuples and named tuples.
+    `state` is the value of the stage before, None for the first; `inputs` a pytree that all stages
+    get; `settings` has one hashable value for each stage. Inputs and setting must determine the
+    program, including the shapes of the state. A stage is a pure function of module level whose
+    value is made of arrays, tuples and named tuples.
     """
 
     def __init__(self, *stages: Callable) -> None:
@@ -59,9 +61,9 @@ class Stages:
         return deque(self.each(inputs, settings), maxlen=1).pop()
 
     def each(self, inputs: Any, settings: Sequence[Any]) -> Iterator[Any]:
-        """What each stage returns: in the end the value, before it arrays without structure."""
+        """The value of each stage; all but the last as lists of arrays without their structure."""
         key = _key(inputs)
-        if key is None:  # as JAX does it
+        if key is None:  # compiled and kept by JAX
             state = None
             for stage, setting in zip(self.jitted, settings, strict=True):
                 state = stage(state, inputs, setting)
@@ -82,7 +84,7 @@ class Stages:
         yield jax.tree.unflatten(last.outcome.tree, last.compiled(*state, *leaves))
 
     def _programs(self, keys: list[tuple], inputs: Any, flat: "_Inputs") -> list["_Program"]:
-        """The programs of some keys: those at hand, those in the cache, and new ones."""
+        """The programs of some keys: from memory, from the cache, or new."""
         basis = (describe(inputs), files.code(), files.circumstances())
         missing = {
             key: files.name_of(stage.__module__, stage.__qualname__, key[-1], basis)
@@ -110,7 +112,7 @@ class Stages:
 
 
 class _Inputs(NamedTuple):
-    """The inputs taken apart."""
+    """The inputs as a flat list of arrays, their structure, and what is not an array."""
 
     leaves: list[Any]
     tree: Any
@@ -118,14 +120,14 @@ class _Inputs(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """What the flat arrays are that a program returns."""
+    """Shapes and structure of the arrays that a program returns."""
 
     shapes: tuple[jax.ShapeDtypeStruct, ...]
     tree: Any
 
 
 class _Program(NamedTuple):
-    """An executable of flat arrays."""
+    """An executable from flat arrays to flat arrays."""
 
     compiled: Any
     outcome: _Outcome
@@ -153,10 +155,10 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _key(inputs: Any) -> str | None:
-    """Says what a program depends on, within this process; None where it must not be kept.
+    """A key of a program within this process; None where it must not be kept.
 
-    Not kept are programs inside others, those for one of several devices, and those of classes
-    that are not the package's own, whose code has no name.
+    Not kept are programs that are traced as part of others, those for one of several devices, and
+    those with classes from outside the package, whose code the name of a file does not include.
     """
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(inputs)):
         return None
@@ -175,7 +177,8 @@ def _key(inputs: Any) -> str | None:
 def describe(value: Any) -> Any:
     """What a program can depend on in a pytree: types, static values, shapes and dtypes of arrays.
 
-    Raises `TypeError` for what could hide code: functions, classes from elsewhere.
+    Raises `TypeError` for functions and for classes from outside the package, whose code may change
+    while their names do not.
     """
     if isinstance(value, jax.Array):
         return ("array", value.shape, str(value.dtype), bool(value.aval.weak_type))
@@ -197,7 +200,7 @@ def describe(value: Any) -> Any:
 
 
 def _load(name: str) -> _Program | None:
-    """The program of a name, which leads to what it was when it was lowered."""
+    """The program of a name: a link to the name of its lowered code, where the executable is."""
     link = files.read(f"{name}.link")
     content = link and files.read(f"{link.decode()}.program")
     if not content:
@@ -212,9 +215,10 @@ def _load(name: str) -> _Program | None:
 
 
 def _compiled(name: str, lowered: Any, outcome: _Outcome, arguments: str) -> _Program:
-    """Compiles, unless the same program is there under another name: code that changed nothing.
+    """Compiles a program, unless the same lowered code was compiled under another name.
 
-    `arguments` are also those that the program does not use, which its text leaves out.
+    That is so after a change of source code that did not change the program. `arguments` include
+    those that the program does not use, which its text leaves out.
     """
     what = files.name_of(lowered.as_text(), str(outcome), arguments, files.circumstances())
     files.write(f"{name}.link", what.encode())
@@ -234,9 +238,10 @@ def _compiled(name: str, lowered: Any, outcome: _Outcome, arguments: str) -> _Pr
 
 
 class _NotInJaxCache:
-    """JAX does not put what is compiled meanwhile into its own cache.
+    """While this is open, JAX does not put compiled programs into its own cache.
 
-    What comes out of it lacks its code when it is serialised again (jaxlib 0.10).
+    Executables that were read from that cache lose their code when they are serialised again
+    (jaxlib 0.10).
     """
 
     option = "jax_persistent_cache_min_compile_time_secs"

@@ -1,4 +1,4 @@
-"""Where brutax keeps what it can make or fetch again."""
+"""The folder of files that brutax can make or fetch again."""
 
 import os
 import sys

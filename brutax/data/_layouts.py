@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-BLOCK = 65536  # rows held in memory at once while a file is read or written
+BLOCK = 65536  # rows held in memory at once while a file is read or written: some 10 MB
 PLAIN_LABELS = ("mini", "eep", "feh", "afe")
 REFERENCE_PC = 1000.0  # the distance of every magnitude in memory [pc]
 _LATTICE_NAMES = ("Mr", "mini", "eep", "feh", "afe", "smf")
 
 
 class GridError(ValueError):
-    """A grid, or the file of one, is not what it should be."""
+    """A grid or its file has wrong shapes, names or values, or cannot be read or written."""
 
 
 class GridNotFoundError(GridError, FileNotFoundError):
@@ -194,7 +194,7 @@ def check_bands(bands: Sequence[str], available: Sequence[str], name: str) -> tu
 
 
 def _suggest(unknown: Sequence[str], available: Sequence[str]) -> str:
-    """The unknown names, each with the available ones that look like it."""
+    """The unknown names, each with the most similar available ones."""
     out = []
     for band in unknown:
         near = difflib.get_close_matches(band, available, n=3, cutoff=0.5)

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from brutax.data._cache import VARIABLE, cache_dir
 
 BASE_URL = "https://dataverse.harvard.edu/api/access/datafile/:persistentId?persistentId=doi:"
-RETRIES = 3
-TIMEOUT = 30.0  # without an answer [s]
-CHUNK = 2**18  # bytes
+RETRIES = 3  # attempts to fetch one file
+TIMEOUT = 30.0  # without an answer [s], after which an attempt ends
+CHUNK = 2**18  # read at once [bytes]
 
 
 class Published(NamedTuple):
@@ -153,7 +153,7 @@ def fetch(name: str, target_dir: Any = ".", *, progress: bool = True) -> Path:
 def find_file(name: str) -> Path:
     """A file that is in the cache folder, or in that of brutus.
 
-    Raises `FileNotFoundError` that says how to fetch it.
+    Raises `FileNotFoundError`, with the command that fetches it.
     """
     for folder in (cache_dir(), *_brutus_folders()):
         if (folder / name).is_file():

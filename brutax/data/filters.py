@@ -16,7 +16,7 @@ hipp = ["Hipparcos_Hp"]
 kepler = ["Kepler_D51", "Kepler_Kp"]
 tess = ["TESS"]
 
-# the order is part of the promise: files of offsets and old scripts rely on it
+# all bands of brutus' grids; files of offsets and old scripts depend on the order
 FILTERS = (
     gaia
     + sdss
@@ -71,7 +71,7 @@ _SHORT = {
 def full_names(names: Sequence[str]) -> tuple[str, ...]:
     """Names of bands in full: `g, r, i, z, y` are Pan-STARRS, `bp, g, rp, j, h, ks` Gaia and 2MASS.
 
-    One letter of several surveys is understood from the others: `bp` or `rp` make `g` Gaia's,
+    A letter that several surveys use is resolved by the others: `bp` or `rp` make `g` Gaia's,
     `y` makes `g, r, i, z` those of Pan-STARRS, `u` those of SDSS. Raises `ValueError` with the
     candidates where that does not decide. Names that are not short are left as they are.
     """
@@ -93,7 +93,9 @@ def full_names(names: Sequence[str]) -> tuple[str, ...]:
 def band_system(name: str) -> str | None:
     """The magnitude system in which a band's survey publishes: "AB", "Vega", or None if unknown.
 
-    This says what a *catalogue* usually holds. What a *grid* holds is stated by the grid file
+    This is what a *catalogue* usually holds. What a *grid* holds is stated by the grid file
     (attribute `band_system`); the public grids of brutus are AB in every band.
+
+        band_system("2MASS_Ks")  # "Vega"
     """
     return _SYSTEMS.get(name.split("_", 1)[0])

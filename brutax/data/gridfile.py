@@ -1,4 +1,4 @@
-"""Grids of stellar models on disk: read what is asked for, write without half-written files."""
+"""Grids of stellar models on disk: reading some bands and rows, writing whole files or none."""
 
 import hashlib
 import json
@@ -28,8 +28,8 @@ from brutax.data._memmap import cached_coefficients
 
 logger = logging.getLogger("brutax")
 
-EEP_TAMS = 454.0  # main sequence up to here; a MIST convention
-# attributes that a writer states anew
+EEP_TAMS = 454.0  # last equivalent evolutionary point of the main sequence (Dotter 2016)
+# attributes that the writer sets itself
 _OWN_ATTRS = (
     "filters",
     "band_system",
@@ -70,7 +70,7 @@ def read_grid(
 ) -> GridData:
     """Reads a grid file in brutus' layout or the plain one (see `brutax.data._layouts`).
 
-    Only the bands and rows asked for are kept, and the file is read in blocks, so memory
+    Only the requested bands and rows are kept, and the file is read in blocks, so that memory
     holds little more than the result. `rows` is a slice, a mask or indices; then
     `include_ms` (EEP <= 454), `include_postms` (EEP > 454) and `include_binaries`
     (smf > 0) select by label, and rows that are not finite in a loaded band or an axis are
@@ -81,6 +81,12 @@ def read_grid(
     goes to `cache_dir`, where a later call for the same rows and bands of an unchanged grid
     finds it, or else to the temporary folder, from where it is removed with the arrays. Models
     are then in the order of the file, whatever the order of `rows`.
+
+        data = read_grid("grid_mist_v9.h5", ["PS_g", "PS_r", "2MASS_J"])
+        data.mag.shape  # (model, band)
+
+    Raises `GridNotFoundError` where there is no file, `GridError` for one that cannot be read, for
+    bands that it lacks and for a selection without models.
     """
     with open_grid(path) as file:
         names = file.bands if bands is None else check_bands(bands, file.bands, file.name)
@@ -157,7 +163,9 @@ def write_grid(
 ) -> Path:
     """Writes a grid so that either the whole file appears under its name, or none.
 
-    `layout` is "brutus" (loads in brutus) or "plain". `attrs` are added to those of `data`.
+    `layout` is "brutus" (loads in brutus) or "plain". `attrs` are added to those of `data`. Returns
+    the path; raises `GridError` for tables whose shapes do not agree, for a file that exists
+    unless `overwrite`, and where it cannot be written.
     """
     path = Path(path)
     if layout not in ("brutus", "plain"):
@@ -232,7 +240,7 @@ def _version() -> str:
 
 
 def grid_hash(data: Any) -> str:
-    """SHA-256 of what a grid says: bands, coefficients (float32), axes and labels.
+    """SHA-256 of the content of a grid: bands, coefficients (float32), axes and labels.
 
     It depends on the order of bands and models, not on the file, its layout or its compression.
     `data` is anything with the fields of `GridData`.

@@ -1,4 +1,4 @@
-"""The ground floor: photometry, distributions, small matrices, sampling."""
+"""Photometry, distributions, small matrices and sampling, for all other rooms."""
 
 from brutax.utils._namespace import ArrayLike as ArrayLike
 from brutax.utils._namespace import as_float as as_float

@@ -38,7 +38,7 @@ def floats(*arrays: object) -> tuple:
 
 
 def as_float(x: Any) -> jax.Array:
-    """A parameter as a leaf of a pytree: float32, or float64 if the user enabled it."""
+    """A number or array as a leaf of a pytree: float32, or float64 where JAX has it enabled."""
     if isinstance(x, np.ndarray | np.generic | float | int):  # needs no program
         with np.errstate(over="ignore"):
             x = np.asarray(x, jax.dtypes.canonicalize_dtype(float))
@@ -46,6 +46,6 @@ def as_float(x: Any) -> jax.Array:
 
 
 def require(ok: Any, message: str) -> None:
-    """Raises a ValueError unless `ok`; values that are being traced are not looked at."""
+    """Raises a `ValueError` unless all of `ok`; values that are being traced are not checked."""
     if not isinstance(ok, jax.core.Tracer) and not np.all(np.asarray(ok)):
         raise ValueError(message)

@@ -1,4 +1,4 @@
-"""How far to trust a set of importance weights."""
+"""Effective size and reliability of importance weights."""
 
 import math
 
@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-GOOD_K = 0.7  # Vehtari et al. (2024): weights with a larger Pareto index cannot be trusted
+GOOD_K = 0.7  # largest Pareto index of reliable weights (Vehtari et al. 2024, JMLR 25, 72)
 
 
 def effective_size(log_weights: Float[Array, " draw"]) -> Float[Array, ""]:
-    """(sum w)^2 / sum w^2, the number of equal draws that weighted ones are worth (Kish 1965)."""
+    """Effective number of draws, (sum w)^2 / sum w^2 (Kish 1965), from ln w up to a constant."""
     return jnp.exp(2.0 * jax.nn.logsumexp(log_weights) - jax.nn.logsumexp(2.0 * log_weights))
 
 

@@ -1,4 +1,4 @@
-"""What files that must survive share: hashes of content, and replacing a file in one step."""
+"""Durable files: hashes of content, and replacing a file in one step."""
 
 import hashlib
 import json

@@ -92,7 +92,7 @@ def _matrix(*rows: tuple[Array, Array, Array]) -> Array:
 
 
 def _inverse(xp: Any, A: Any) -> Any:
-    """Adjugate over determinant, with rows scaled to their largest element."""
+    """Adjugate divided by determinant, with rows scaled to their largest element."""
     largest = xp.max(xp.abs(A), axis=-1, keepdims=True)
     scale = xp.where(largest > 0, largest, 1.0)
     B = A / scale
@@ -106,8 +106,8 @@ def _inverse(xp: Any, A: Any) -> Any:
 
 def _regular_inverse(xp: Any, A: Any, threshold: Any) -> Any:
     variance = xp.maximum(xp.diagonal(A, axis1=-2, axis2=-1), 1e-30)
-    deviation = xp.sqrt(variance)
-    N = 0.5 * (A + xp.swapaxes(A, -1, -2)) / deviation[..., :, None] / deviation[..., None, :]
+    std = xp.sqrt(variance)
+    N = 0.5 * (A + xp.swapaxes(A, -1, -2)) / std[..., :, None] / std[..., None, :]
     eye = xp.broadcast_to(xp.eye(3), N.shape)
     singular = xp.abs(xp.linalg.det(N))[..., None, None] < 1e-10
     inverse = _inverse(xp, N + xp.where(singular, 1e-3, 0.0) * eye)
@@ -116,7 +116,7 @@ def _regular_inverse(xp: Any, A: Any, threshold: Any) -> Any:
     inverse = 0.5 * (inverse + xp.swapaxes(inverse, -1, -2))
     lowest = xp.min(xp.linalg.eigvalsh(inverse), axis=-1)[..., None, None]
     inverse = inverse + xp.maximum(threshold - lowest, 0.0) * eye
-    return inverse / deviation[..., :, None] / deviation[..., None, :]
+    return inverse / std[..., :, None] / std[..., None, :]
 
 
 def clamped_cholesky(cov: Any, eps: Any) -> Any:

@@ -11,9 +11,10 @@ import numpy as np
 
 from brutax.utils._namespace import floats, special
 
-HALF_LN_2PI = 0.5 * math.log(2.0 * math.pi)
+HALF_LN_2PI = 0.5 * math.log(2.0 * math.pi)  # minus the ln of a standard normal density at 0
 _TWO_PI = 2.0 * math.pi
-_FAR = 1e6  # stands for an infinite bound of a standard normal
+_FAR = 1e6  # used instead of an infinite bound of a standard normal: squares of it fit in float32
+# nodes and weights for intervals below one standard deviation: exact to rounding with 8
 _NODES, _WEIGHTS = (x[4:].tolist() for x in np.polynomial.legendre.leggauss(8))
 
 
@@ -41,7 +42,10 @@ def squared_radius_and_height(
 
 
 def chisquare_logpdf(x: Any, df: Any, loc: Any = 0, scale: Any = 1) -> Any:
-    """Log-density of the chi-square distribution of y = (x - loc) / scale; -inf for y <= 0."""
+    """Log-density in x of a chi-square distribution of y = (x - loc) / scale; -inf for y <= 0.
+
+    `df`, the degrees of freedom, need not be whole; -inf where it is not positive.
+    """
     xp, x, df, loc, scale = floats(x, df, loc, scale)
     y = (x - loc) / scale
     inside = y > 0
@@ -64,15 +68,15 @@ def log_chisquare_density(y: Any, df: Any) -> Any:
 
 
 def truncnorm_pdf(x: Any, a: Any, b: Any, loc: Any = 0.0, scale: Any = 1.0) -> Any:
-    """Density of the truncated normal distribution, see `truncnorm_logpdf`."""
+    """Density of the truncated normal distribution in x; see `truncnorm_logpdf`."""
     xp, x, a, b, loc, scale = floats(x, a, b, loc, scale)
     return xp.exp(truncnorm_logpdf(x, a, b, loc, scale))
 
 
 def truncnorm_logpdf(x: Any, a: Any, b: Any, loc: Any = 0.0, scale: Any = 1.0) -> Any:
-    """Log-density of a normal distribution truncated to `a` <= (x - loc) / scale <= `b`.
+    """Log-density in x of a normal distribution truncated to `a` <= (x - loc) / scale <= `b`.
 
-    Normalised in either tail, however far out; -inf outside the bounds.
+    Normalised in either tail, however far out; -inf outside the bounds. Arguments broadcast.
     """
     xp, x, a, b, loc, scale = floats(x, a, b, loc, scale)
     z = (x - loc) / scale

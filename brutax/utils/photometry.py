@@ -13,16 +13,21 @@ import numpy as np
 import scipy.special
 
 from brutax.utils._namespace import floats, namespace
-from brutax.utils.math import log_chisquare_density
+from brutax.utils.math import HALF_LN_2PI, log_chisquare_density
 
-LN_PER_MAG = 0.4 * math.log(10.0)  # flux = exp(-LN_PER_MAG * mag)
-LN_2PI = math.log(2.0 * math.pi)
+# change of ln(flux) per magnitude, 0.921: flux = exp(-LN_PER_MAG * mag), much faster than 10**x
+LN_PER_MAG = 0.4 * math.log(10.0)
+LN_2PI = 2.0 * HALF_LN_2PI  # of the normalisation of a normal density
 
 
 def magnitude(phot: Any, err: Any, zeropoints: Any = 1.0) -> tuple[Any, Any]:
     """Magnitudes and their errors: m = -2.5 log10(f / zp), dm = 2.5 / ln(10) df / f.
 
-    A negative flux has no magnitude (NaN, with a negative error), a zero flux an infinite one.
+    `phot` and `err` are fluxes and errors in the unit of `zeropoints`, the flux of magnitude 0
+    (maggies by default), arrays that broadcast. A negative flux has no magnitude (NaN, with a
+    negative error), a zero flux an infinite one.
+
+        magnitude([1.0, 1e-4], [0.01, 1e-6])  # ([0, 10], [0.0109, 0.0109])
     """
     xp, phot, err, zeropoints = _photometry(phot, err, zeropoints)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -30,17 +35,21 @@ def magnitude(phot: Any, err: Any, zeropoints: Any = 1.0) -> tuple[Any, Any]:
 
 
 def inv_magnitude(mag: Any, err: Any, zeropoints: Any = 1.0) -> tuple[Any, Any]:
-    """Fluxes and their errors from magnitudes, the inverse of `magnitude`."""
+    """Fluxes and their errors from magnitudes, f = zp 10^(-0.4 m): the inverse of `magnitude`.
+
+    `mag` and `err` [mag] broadcast with `zeropoints`, in whose unit the fluxes are.
+    """
     xp, mag, err, zeropoints = _photometry(mag, err, zeropoints)
     phot = xp.exp(-LN_PER_MAG * mag) * zeropoints
     return phot, err * LN_PER_MAG * phot
 
 
 def luptitude(phot: Any, err: Any, skynoise: Any = 1.0, zeropoints: Any = 1.0) -> tuple[Any, Any]:
-    """Asinh magnitudes of Lupton, Gunn & Szalay (1999), finite at any flux.
+    """Asinh magnitudes and errors of Lupton, Gunn & Szalay (1999, AJ 118, 1406), at any flux.
 
     With f = phot / zp and the softening b = skynoise / zp,
-    m = -2.5 / ln(10) [asinh(f / 2b) + ln b].
+    m = -2.5 / ln(10) [asinh(f / 2b) + ln b]. `phot`, `err`, `skynoise` and `zeropoints` are
+    fluxes in one unit, and broadcast.
     """
     xp, phot, err, skynoise, zeropoints = _photometry(phot, err, skynoise, zeropoints)
     soft = skynoise / zeropoints
@@ -52,7 +61,7 @@ def luptitude(phot: Any, err: Any, skynoise: Any = 1.0, zeropoints: Any = 1.0) -
 def inv_luptitude(
     lupt: Any, err: Any, skynoise: Any = 1.0, zeropoints: Any = 1.0
 ) -> tuple[Any, Any]:
-    """Fluxes and their errors from asinh magnitudes, the inverse of `luptitude`."""
+    """Fluxes and their errors from asinh magnitudes [mag], the inverse of `luptitude`."""
     xp, lupt, err, skynoise, zeropoints = _photometry(lupt, err, skynoise, zeropoints)
     soft = skynoise / zeropoints
     x = -LN_PER_MAG * lupt - xp.log(soft)
@@ -61,7 +70,7 @@ def inv_luptitude(
 
 
 def add_mag(mag1: Any, mag2: Any) -> Any:
-    """The magnitude of two sources seen as one: fluxes add."""
+    """The magnitude of two unresolved sources together, -2.5 log10(10^(-0.4 m1) + 10^(-0.4 m2))."""
     xp, mag1, mag2 = floats(mag1, mag2)
     return -xp.logaddexp(-LN_PER_MAG * mag1, -LN_PER_MAG * mag2) / LN_PER_MAG
 
@@ -87,12 +96,14 @@ def phot_loglike(
     `mask`: (object, band) or (band,), true or 1 where a band may be used. `extra_chi2`:
     (object,) or (object, model), added to chi2, and `extra_dims`: (object,), to N; the
     normalisation of such an extra Gaussian term is left to the caller.
+
+    All fluxes are in one unit. Raises `ValueError` for shapes that do not agree.
     """
     xp, flux, err, mfluxes = floats(flux, err, mfluxes)
     _check_shapes(flux, err, mfluxes)
-    seen = _observed(xp, flux, err, mask)
-    chi2 = _chi_square(xp, flux, xp.where(seen, err, 1.0), mfluxes, seen)
-    dims = xp.sum(xp.where(seen, 1.0, 0.0), axis=-1)
+    valid = _observed(xp, flux, err, mask)
+    chi2 = _chi_square(xp, flux, xp.where(valid, err, 1.0), mfluxes, valid)
+    dims = xp.sum(xp.where(valid, 1.0, 0.0), axis=-1)
     if extra_chi2 is not None:
         extra = xp.asarray(extra_chi2, dtype=float)
         chi2 = chi2 + xp.broadcast_to(extra[:, None] if extra.ndim == 1 else extra, chi2.shape)
@@ -101,7 +112,7 @@ def phot_loglike(
     if dim_prior:
         dof = xp.broadcast_to((dims - dof_reduction)[:, None], chi2.shape)
         return log_chisquare_density(chi2, dof)
-    log_var = xp.sum(2.0 * xp.log(xp.where(seen, err, 1.0)), axis=-1)
+    log_var = xp.sum(2.0 * xp.log(xp.where(valid, err, 1.0)), axis=-1)
     return -0.5 * (chi2 + (dims * LN_2PI + log_var)[:, None])
 
 
@@ -117,9 +128,10 @@ def chisquare_outlier_loglike(
 ) -> Any:
     """Log-likelihood of an outlier to go with `phot_loglike(..., dim_prior=True)`, (object,).
 
-    The chi-square density at the point that a member exceeds with probability `p_value_cut`:
-    a constant for each number of observed dimensions (bands, and a valid parallax).
-    `stellar_params` is accepted for a common call form and not used.
+    The chi-square density at the value that a member exceeds with probability `p_value_cut`: a
+    constant for each number of observed dimensions (bands, and a valid parallax). `flux`, `err`
+    and `mask` as in `phot_loglike`; `parallax`, `parallax_err` (object,) [mas]. `stellar_params`
+    is accepted for a common call form and not used.
     """
     xp, flux, err = floats(flux, err)
     count = xp.sum(xp.where(_observed(xp, flux, err, mask), 1, 0), axis=-1)
@@ -151,8 +163,8 @@ def uniform_outlier_loglike(
     if parallax is not None and parallax_err is not None:
         plx = xp.asarray(parallax, dtype=float)[:, None]
         perr = xp.asarray(parallax_err, dtype=float)[:, None]
-        seen = _observed(xp, plx, perr, None)
-        log_like = log_like - _log_ranges(xp, plx, perr, seen, sigma_clip)
+        valid = _observed(xp, plx, perr, None)
+        log_like = log_like - _log_ranges(xp, plx, perr, valid, sigma_clip)
     return xp.where(xp.isfinite(log_like), log_like, -xp.inf)
 
 
@@ -164,13 +176,13 @@ def _photometry(phot: Any, *others: Any) -> tuple:
 
 def _observed(xp: ModuleType, flux: Any, err: Any, mask: Any) -> Any:
     """True where a datum counts; any mask of zeros and ones is a mask, never an index."""
-    seen = xp.isfinite(flux) & xp.isfinite(err) & (err > 0)
+    valid = xp.isfinite(flux) & xp.isfinite(err) & (err > 0)
     if mask is None:
-        return seen
+        return valid
     mask = (jnp if namespace(mask) is jnp else np).asarray(mask)
-    if mask.shape not in (seen.shape, seen.shape[-1:]):
-        raise ValueError(f"mask {mask.shape} fits neither flux {seen.shape} nor its bands")
-    return seen & xp.broadcast_to(xp.asarray(mask != 0), seen.shape)
+    if mask.shape not in (valid.shape, valid.shape[-1:]):
+        raise ValueError(f"mask {mask.shape} fits neither flux {valid.shape} nor its bands")
+    return valid & xp.broadcast_to(xp.asarray(mask != 0), valid.shape)
 
 
 def _check_shapes(flux: Any, err: Any, mfluxes: Any) -> None:
@@ -187,23 +199,23 @@ def _check_shapes(flux: Any, err: Any, mfluxes: Any) -> None:
         raise ValueError(f"mfluxes are for {mfluxes.shape[0]} objects, flux for {flux.shape[0]}")
 
 
-def _chi_square(xp: ModuleType, flux: Any, err: Any, mfluxes: Any, seen: Any) -> Any:
+def _chi_square(xp: ModuleType, flux: Any, err: Any, mfluxes: Any, valid: Any) -> Any:
     """Sum of squared whitened residuals, (object, model), never larger than that in memory."""
     shared = mfluxes.ndim == 2
     total = xp.zeros((flux.shape[0], mfluxes.shape[-2]))
     for band in range(flux.shape[-1]):
         model = mfluxes[None, :, band] if shared else mfluxes[:, :, band]
         residual = (flux[:, band, None] - model) / err[:, band, None]
-        total = total + xp.where(seen[:, band, None], residual, 0.0) ** 2
+        total = total + xp.where(valid[:, band, None], residual, 0.0) ** 2
     return total
 
 
-def _log_ranges(xp: ModuleType, value: Any, err: Any, seen: Any, nsigma: Any) -> Any:
+def _log_ranges(xp: ModuleType, value: Any, err: Any, valid: Any, nsigma: Any) -> Any:
     """Sum over the observed columns of ln(range of the column), (object,)."""
-    reach = nsigma * xp.where(seen, err, 1.0)
-    value = xp.where(seen, value, 0.0)
-    high = xp.max(xp.where(seen, value + reach, -xp.inf), axis=0, keepdims=True)
-    low = xp.min(xp.where(seen, value - reach, xp.inf), axis=0, keepdims=True)
+    reach = nsigma * xp.where(valid, err, 1.0)
+    value = xp.where(valid, value, 0.0)
+    high = xp.max(xp.where(valid, value + reach, -xp.inf), axis=0, keepdims=True)
+    low = xp.min(xp.where(valid, value - reach, xp.inf), axis=0, keepdims=True)
     span = xp.broadcast_to(high - low, value.shape)
     span = xp.where(span > 0, span, 2.0 * reach)
-    return xp.sum(xp.where(seen, xp.log(xp.where(seen, span, 1.0)), 0.0), axis=-1)
+    return xp.sum(xp.where(valid, xp.log(xp.where(valid, span, 1.0)), 0.0), axis=-1)

@@ -15,8 +15,10 @@ from brutax.utils._namespace import floats, namespace
 from brutax.utils.linalg import clamped_cholesky
 from brutax.utils.math import HALF_LN_2PI, log_mills
 
-_FAR = 1e6  # stands for an infinite bound of a standard normal
-_TAIL = 4.0  # intervals beyond this are sampled in terms of log survival
+_FAR = 1e6  # used instead of an infinite bound of a standard normal
+# intervals beyond this many standard deviations are sampled in terms of the log of the survival
+# function, since the distribution function rounds to 0 or 1 in float32 from 5.5 on
+_TAIL = 4.0
 
 
 def quantile(x: Any, q: Any, weights: Any = None) -> Any:
@@ -24,6 +26,9 @@ def quantile(x: Any, q: Any, weights: Any = None) -> Any:
 
     Sample k of the sorted samples sits at (cumsum(w)_k - w_k / 2) / sum(w) of the distribution
     function, which is linear in between and constant beyond the first and the last sample.
+    Raises `ValueError` for a `q` outside [0, 1] and for `weights` of another shape.
+
+        quantile([1.0, 2.0, 3.0], [0.5])  # [2.0]
     """
     if not isinstance(q, jax.core.Tracer) and not np.all(
         (np.asarray(q) >= 0) & (np.asarray(q) <= 1)
@@ -82,7 +87,8 @@ def draw_sar(
 ) -> tuple[Any, Any, Any]:
     """Draws (scale, A_V, R_V) from truncated normals, three arrays (distribution, `ndraws`).
 
-    Means `scales`, `avs`, `rvs`: (distribution,); covariances (distribution, 3, 3). Draws are
+    Means `scales` (1 / d^2 [kpc^-2]), `avs` [mag], `rvs`: (distribution,); covariances
+    (distribution, 3, 3). Draws are
     kept where scale >= 0 and A_V and R_V are within their limits. After `max_attempts` passes
     what is missing is filled with the means and a RuntimeWarning. Runs on the host; `rstate`
     as in `sample_multivariate_normal`.
@@ -196,7 +202,7 @@ def systematic_indices(
 
 def _weights(log_weights: Array, top: Array) -> Array:
     weights = jnp.exp(log_weights - top)
-    return jnp.where(weights > 0, weights, 0.0)  # NaN counts as nothing
+    return jnp.where(weights > 0, weights, 0.0)  # also for NaN
 
 
 def _locate(weights: Array, fraction: Array) -> tuple[Array, Array]:
