@@ -106,7 +106,7 @@ def test_truth_recovery_counts_the_stars(result, truth, tmp_path):
 
 def test_ranks_are_uniform_with_ties(result, rng):
     """A truth that is one of few values, drawn like the draws themselves."""
-    coarse = {name: result[name] for name in result}
+    coarse = {name: result[name] for name in result.keys()}
     coarse["models/mini"] = np.round(coarse["models/mini"] * 4) / 4
     coarse = FitResult(coarse, result.attrs)
     truth = rng.choice(coarse["models/mini"], N_STARS)
@@ -137,7 +137,7 @@ def test_corner_marks_truth_and_median(result, truth, tmp_path):
 
 
 def test_nothing_to_draw(result):
-    arrays = {name: result[name] for name in result} | {"status": np.full(N_STARS, 1, np.int32)}
+    arrays = {name: result[name] for name in result.keys()} | {"status": np.full(N_STARS, 1, np.int32)}
     with pytest.raises(ValueError, match="nothing to draw"):
         distance_extinction(FitResult(arrays, result.attrs))
 

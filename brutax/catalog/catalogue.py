@@ -22,15 +22,16 @@ PARALLAX_ERR_RANGE = (1e-3, 1e3)
 
 
 class CatalogError(ValueError):
-    """Says in one line what was found in a catalogue and what to do about it."""
+    """A catalogue cannot be used; the message is one line with what was found and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """Stars as they came through the door; NaN means not observed, or not usable.
+    """Checked photometry, parallaxes and positions of stars; NaN: not observed, or not usable.
 
     Fluxes are maggies in each band's native zero point (10^(-0.4 mag) with the magnitude in the
-    survey's own system). `status` holds the `Status` flags found on the way in.
+    survey's own system). `status` holds the `Status` flags that were set while reading. Made by
+    `brutax.read_stars` and `make_catalog`.
     """
 
     bands: tuple[str, ...]
@@ -59,7 +60,7 @@ class Catalog:
         return Catalog(bands=self.bands, notes=self.notes, **picked)
 
     def stars(self, rows: Any = None) -> Stars:
-        """The pytree that the device works on, of all stars or of those at `rows`."""
+        """The stars (all, or those at `rows`) as arrays on the device."""
         some = self if rows is None else self.select(rows)
         return Stars.from_fluxes(
             some.flux, some.flux_err, some.parallax, some.parallax_err, some.coords
@@ -92,8 +93,11 @@ def make_catalog(
     or one per band (sequence or mapping). `mag_max`, `merr_max` [mag], where given, drop bands
     that are fainter or less certain, and all with flux <= 0, as brutus does.
 
-    What makes the whole table senseless raises `CatalogError`; what is odd about one star
-    sets flags in `status`.
+    Raises `CatalogError` for shapes, units and options that make the whole table unusable; what is
+    wrong with single stars sets flags in `status`.
+
+        make_catalog([[1e-6, 2e-6]], [[2e-8, 4e-8]], ["PS_g", "PS_r"], parallax=[1.2],
+                     parallax_err=[0.05])
     """
     bands = _check_bands(bands)
     said = list(notes)
@@ -113,36 +117,36 @@ def make_catalog(
     flux, err = flux * offset, err * offset
 
     bad = np.isinf(flux) | (np.isfinite(flux) & ~_is_error(err))
-    seen = np.isfinite(flux) & _is_error(err)
-    if not np.any(seen):
+    valid = np.isfinite(flux) & _is_error(err)
+    if not np.any(valid):
         raise CatalogError(
             f"no star has a usable band (finite flux, positive error) in {', '.join(bands)}: "
             "check the columns, their units and the mask"
         )
-    if units == "maggies" and np.median(np.abs(flux[seen])) > 1:
+    if units == "maggies" and np.median(np.abs(flux[valid])) > 1:
         raise CatalogError(
-            f"fluxes in maggies have a median of {np.median(flux[seen]):.3g}, brighter than "
+            f"fluxes in maggies have a median of {np.median(flux[valid]):.3g}, brighter than "
             "magnitude 0: if they are magnitudes, say units='mag'"
         )
     if mag_max is not None or merr_max is not None:
-        seen = seen & _bright_and_sure(flux, err, mag_max, merr_max)
+        valid = valid & _bright_and_sure(flux, err, mag_max, merr_max)
         said.append(f"bands dropped by mag_max={mag_max}, merr_max={merr_max} or flux <= 0")
     floor = per_band(error_floor, bands, "error_floor", default=0.0)
     if not np.all((floor >= 0) & np.isfinite(floor)):
         raise CatalogError(f"error_floor {floor} mag: it must be finite and not negative")
-    flux, err = np.where(seen, flux, np.nan), np.where(seen, err, np.nan)
+    flux, err = np.where(valid, flux, np.nan), np.where(valid, err, np.nan)
     if np.any(floor > 0):
         err = np.sqrt(err**2 + (LN_PER_MAG * floor * flux) ** 2)
 
     plx, perr, bad_plx = _check_parallax(parallax, parallax_err, len(flux), said)
     sky, no_sky = _check_coords(coords, len(flux), said)
-    count = np.sum(seen, axis=1)
+    count = np.sum(valid, axis=1)
     status = (
         Status.NO_PHOTOMETRY * (count == 0)
         + Status.FEW_BANDS * ((count > 0) & (count < MIN_BANDS))
         + Status.BAD_PARALLAX * bad_plx
         + Status.NO_COORDINATES * no_sky
-        + Status.NEGATIVE_FLUX * np.any(seen & (np.where(seen, flux, 1.0) <= 0), axis=1)
+        + Status.NEGATIVE_FLUX * np.any(valid & (np.where(valid, flux, 1.0) <= 0), axis=1)
         + Status.BAD_BANDS * np.any(bad, axis=1)
     ).astype(np.int32)
     for note in said:

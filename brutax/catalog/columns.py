@@ -36,7 +36,7 @@ class Match(NamedTuple):
 
 
 class Names:
-    """The column names of a table, found exactly or, where one only fits, in any case."""
+    """The column names of a table: found as they are or, if only one fits, in any case."""
 
     def __init__(self, names: Iterable[str]):
         self.all = tuple(names)
@@ -47,8 +47,8 @@ class Names:
     def find(self, name: str) -> str | None:
         if name in self.all:
             return name
-        alike = self._lower.get(name.lower(), [])
-        return alike[0] if len(alike) == 1 else None
+        same = self._lower.get(name.lower(), [])
+        return same[0] if len(same) == 1 else None
 
     def find_all(self, names: Iterable[str]) -> list[str]:
         """The different columns that go by any of `names`, in order."""
@@ -60,7 +60,7 @@ class Names:
 
 
 def nearest(name: str, among: Collection[str]) -> str:
-    """The names most like `name`, in words."""
+    """The names most similar to `name`, as text for a message."""
     lower = {one.lower(): one for one in among}
     close = difflib.get_close_matches(name.lower(), lower, n=4, cutoff=0.5)
     some = [lower[one] for one in close] or list(among)[:20]
@@ -68,7 +68,13 @@ def nearest(name: str, among: Collection[str]) -> str:
 
 
 def resolve_bands(requested: Sequence[str], available: Sequence[str]) -> tuple[str, ...]:
-    """The requested bands as the grid spells them; `CatalogError` where it lacks one."""
+    """The requested bands as the grid spells them, found in any case.
+
+    Raises `CatalogError` for a band that is not `available`, with the nearest ones, or is listed
+    twice.
+
+        resolve_bands(["ps_g", "2mass_j"], ["PS_g", "2MASS_J"])  # ("PS_g", "2MASS_J")
+    """
     names, found = Names(available), []
     for band in (requested,) if isinstance(requested, str) else requested:
         one = names.find(str(band))
@@ -220,7 +226,7 @@ def find_source_id(names: Names) -> str | None:
 
 
 def looked_for(bands: Sequence[str]) -> str:
-    """What the reader would have recognised, in words."""
+    """The column names that would have been recognised, as text for a message."""
     aliases = [name for name, alias in ALIASES.items() if set(alias.bands) & set(bands)]
     own = ", ".join(bands[:6]) + (", ..." if len(bands) > 6 else "")
     return f"{own} (each with an error, like {bands[0]}_err)" + (

@@ -21,7 +21,7 @@ _NINES = (99.0, 99.9, 99.99, 99.999, 999.0, 999.9, 999.99, 9999.0, 99999.0)  # "
 
 
 class Source(NamedTuple):
-    """A table, and what was said about it."""
+    """A table, how it is to be read, and the notes about it."""
 
     columns: dict[str, Column]
     name: str
@@ -79,7 +79,7 @@ def _value_and_error(source: Source, match: Match) -> tuple[np.ndarray, np.ndarr
         raise CatalogError(f"columns {match.value}, {match.error[0]} hold vectors, not numbers")
     if match.how == "error":
         return value, err
-    # sigma_m = 2.5 / ln 10 / (flux / error of the flux)
+    # sigma_m = 2.5 / ln 10 / (S/N), S/N = flux / error of the flux
     snr = err if match.how == "over_error" else _ratio(err, source.numbers(match.error[1]))
     return value, _ratio(np.full_like(snr, 1 / LN_PER_MAG), snr)
 
@@ -90,7 +90,7 @@ def _ratio(num: np.ndarray, den: np.ndarray) -> np.ndarray:
 
 
 def _given_unit(source: Source, match: Match) -> PhotUnit | None:
-    """The unit that was asked for, or that the table or the column's name tells."""
+    """The unit that was asked for, or else that of the table or of the column's name."""
     where = f"column {match.value} ({match.band})"
     asked = source.asked_unit(match.band, match.value, "photometry")
     own = source.columns[match.value].unit
@@ -177,7 +177,7 @@ def _degrees(source: Source, key: str, column: str) -> np.ndarray:
     values = source.columns[column]
     unit = source.unit(column, key, "coords")
     if values.values.dtype.kind in "OSU" and _sexagesimal(values.values):
-        from astropy.coordinates import Angle  # there, as is text, only by way of a table
+        from astropy.coordinates import Angle  # text comes from tables that astropy has read
 
         hours = key == "ra"
         source.said.append(f"{column} read as {'hours' if hours else 'degrees'}, minutes, seconds")

@@ -1,4 +1,4 @@
-"""From a table of stars to a catalogue: columns are recognised, units converted."""
+"""From a table of stars to a catalogue: recognises columns and converts units."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -38,22 +38,29 @@ def read_stars(
 ) -> Catalog:
     """Reads stars from a file or a table in memory.
 
-    `bands` are the names of the grid's bands: columns of these names, with any usual name of
-    an error (`PS_g_err`, `e_PS_g`, ...), and the names of Gaia, Pan-STARRS, SDSS, 2MASS and
-    WISE archives are recognised, and `require_bands` must be there.
+        stars = brutax.read_stars("stars.csv", grid.bands, error_floor=0.02)
+        stars = brutax.read_stars(table, map={"PS_g": "gmag", "PS_g_err": "e_gmag"}, units="ABmag")
+        stars.notes  # every choice that was made
+
+    `bands` are the names of the grid's bands (by default, all that are known). Recognised are
+    columns of these names, with any usual name of an error (`PS_g_err`, `e_PS_g`, ...), and the
+    names of Gaia, Pan-STARRS, SDSS, 2MASS and WISE archives; `require_bands` must be there.
     Columns with other names are named by `map`, from ours (a band, `<band>_err`, `parallax`,
     `parallax_err`, `l`, `b`, `ra`, `dec`, `source_id`) to the column's; None leaves one out.
 
     `units` is the unit of the photometry ("mag", "maggies", "Jy", ...), or a mapping from our
-    names, column names, "photometry" or "coords" to units; it goes before the units of the
-    table. Magnitudes are in the native system of each survey, which is the grid's. Fluxes in Jy
+    names, column names, "photometry" or "coords" to units; it takes precedence over the units of
+    the table. Magnitudes are in the native system of each survey, which is the grid's. Fluxes in Jy
     are converted for AB bands; `band_system` maps bands to "AB" or "Vega" where that is not
-    known. What is not given is inferred where it is unambiguous; `notes` tell every choice.
+    known. What is not given is inferred where it is unambiguous; `notes` list every choice.
 
     `source_id` names the column of identifiers; "row" numbers the rows. `dataset` chooses a
     table in a file. Vector columns `mag`, `err` (or `flux`, ...) hold `vector_bands` (default
     `bands`) in this order. `error_floor` [mag] is added in quadrature, `offsets` multiply fluxes
-    and their errors: numbers, mappings of bands, or sequences that follow `bands`.
+    and their errors: numbers, mappings of bands, or sequences in the order of `bands`.
+
+    Raises `CatalogError` for a table in which photometry, units or identifiers are missing or
+    ambiguous; the message names the argument that decides. Single bad rows get a flag instead.
     """
     wanted = DEFAULT_BANDS if bands is None else _as_names(bands)
     wanted = resolve_bands(wanted, wanted)

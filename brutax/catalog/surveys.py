@@ -25,7 +25,7 @@ BAND_NAME = re.compile(
     r"Gaia_(G|BP|RP)(_\w+)?|"
     r"(SDSS|PS|DECam|Bessell|2MASS|VISTA|UKIDSS|WISE|Tycho|Hipparcos|Kepler|GALEX)_[A-Za-z]\w*"
 )
-# single letters mean a band of some system, or something else altogether: never guessed
+# single letters may be bands of several systems, or no bands at all: they are never guessed
 BARE = ("u", "g", "r", "i", "z", "y", "G", "BP", "RP", "U", "B", "V", "R", "I", "Z", "Y")
 BARE += ("J", "H", "K", "Ks", "W1", "W2", "W3", "W4")
 
@@ -50,7 +50,7 @@ class Alias(NamedTuple):
 
     bands: tuple[str, ...]  # of one quantity in order of preference, or of different surveys
     errors: tuple[str, ...] = ()  # error columns [mag], in order of preference
-    over_error: tuple[str, ...] = ()  # columns with flux / error
+    over_error: tuple[str, ...] = ()  # columns with flux / error (Gaia: flux_over_error)
     fluxes: tuple[tuple[str, str], ...] = ()  # columns with flux, error
     ambiguous: bool = False
 
@@ -97,7 +97,7 @@ ALIASES = _survey_aliases()
 def alias_of(column: str) -> Alias | None:
     if column in ALIASES:
         return ALIASES[column]
-    alike = [alias for name, alias in ALIASES.items() if name.lower() == column.lower()]
-    if len(alike) > 1:  # GMAG: Gaia's Gmag or gmag
-        return Alias(tuple(b for alias in alike for b in alias.bands), ambiguous=True)
-    return alike[0] if alike else None
+    same = [alias for name, alias in ALIASES.items() if name.lower() == column.lower()]
+    if len(same) > 1:  # GMAG: Gaia's Gmag or gmag
+        return Alias(tuple(b for alias in same for b in alias.bands), ambiguous=True)
+    return same[0] if same else None

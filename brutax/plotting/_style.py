@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, ACCENT, FAINT = "#22303c", "#c8553d", "#9aa5b1"  # text and points, lines on top, asides
-MAP = "Blues"  # densities
+INK, ACCENT, FAINT = "#22303c", "#c8553d", "#9aa5b1"  # text and points; lines on top; the rest
+MAP = "Blues"  # colours of densities
 
 LABELS = {
     "dist": r"distance  [kpc]",
@@ -59,7 +59,7 @@ def pyplot() -> Any:
 
 
 def style() -> Any:
-    """A context in which figures have our style."""
+    """A context in which figures have the style of the package."""
     return pyplot().rc_context(_STYLE)
 
 
@@ -76,7 +76,10 @@ def new_axes(ax: "Axes | None", figsize: Sequence[float]) -> "tuple[Figure, Axes
 
 
 def good_stars(result: FitResult) -> np.ndarray:
-    """Stars with a posterior that can be trusted and a model that fits, (star,)."""
+    """Stars with a reliable posterior and a model that fits, boolean (star,).
+
+    Raises `ValueError` if there is none.
+    """
     bad = Status.POOR_FIT | Status.LOW_ESS
     good = result.fitted & (np.asarray(result["status"]) & bad == 0)
     if not good.any():
@@ -85,7 +88,7 @@ def good_stars(result: FitResult) -> np.ndarray:
 
 
 def summary(result: FitResult, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """16 %, 50 % and 84 % quantiles of a quantity, each (star,)."""
+    """16 %, 50 % and 84 % quantiles of a quantity, each (star,), in the units of the result."""
     if name not in result.parameters:
         raise ValueError(f"no {name} in this result: it has {', '.join(result.parameters)}")
     column = result.parameters.index(name)

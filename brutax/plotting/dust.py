@@ -1,4 +1,4 @@
-"""Extinction against distance: what a catalogue says about the dust along its line of sight."""
+"""Extinction against distance: the dust along the line of sight to the stars of a catalogue."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PER_BIN = 40  # stars in each running percentile, at least
-SMOOTH = 1.0  # of the density, in bins
+PER_BIN = 40  # stars in each running percentile, at least: 16 % of them are 6 stars
+SMOOTH = 1.0  # width of the Gaussian that smooths the density [bins]
 
 
 def distance_extinction(
@@ -39,8 +39,11 @@ def distance_extinction(
     The shade is the density of all posterior draws, dots are the medians of single stars, and
     the line with its band is the running median and central 68 % of the draws, in `n_running` bins
     of equally many stars (none with 0). `distance` [kpc] and `av` [mag] are the limits; by
-    default they hold 99 % of the draws. Returns `(figure, axes)`; save it with
-    `figure.savefig`.
+    default they hold 99 % of the draws. Raises `ValueError` for limits that do not increase, and
+    if no star has a good fit.
+
+        figure, axes = brutax.plotting.distance_extinction(brutax.load("posterior.h5"))
+        figure.savefig("dust.png")
     """
     good = good_stars(result)
     dist = np.atleast_2d(result["dist_samples"])[good]

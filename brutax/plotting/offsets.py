@@ -1,4 +1,4 @@
-"""Offsets of photometry from its models, against anything that might cause them."""
+"""Offsets between photometry and models, against magnitude or any other quantity."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,8 @@ from brutax.zeropoints.resampling import band_ratios
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS = 4  # panels side by side
-SPAN = 0.2  # [mag], about the median, of what is shown by default
+COLUMNS = 4  # panels in a row
+SPAN = 0.2  # default range of the axis of differences, on both sides of the median [mag]
 PER_BIN = 20  # stars in each running median, at least
 
 
@@ -59,8 +59,8 @@ def photometric_offsets(
         for band, (ratios, weight) in enumerate(bands):
             ax = axes.flat[band]
             delta = _magnitudes(ratios)
-            seen = np.where(phot[:, band] > 0, phot[:, band] * offset[band], 1.0)
-            along = -2.5 * np.log10(seen) if x is None else np.asarray(x, float)
+            flux_ = np.where(phot[:, band] > 0, phot[:, band] * offset[band], 1.0)
+            along = -2.5 * np.log10(flux_) if x is None else np.asarray(x, float)
             along = np.broadcast_to(along.reshape(len(phot), -1), delta.shape)
             use = (weight > 0) & np.isfinite(along) & np.isfinite(delta)
             _title(ax, band, titles)
@@ -111,11 +111,12 @@ def photometric_offsets_2d(
     plot_kwargs: Mapping[str, Any] | None = None,
     fig: Any = None,
 ) -> "tuple[Figure, np.ndarray]":
-    """Median of model minus observed magnitude of every band, over a plane (x, y).
+    """Median of model minus observed magnitude of every band, in the cells of a plane (x, y).
 
     `x`, `y`: (star,) or (star, draw), such as log10 Teff and log10 g. Cells with fewer than
     `plot_thresh` stars are blank; `clims` are the limits of the colours [mag]; with `show_off` the
-    median of all is in the title. Other arguments as in `photometric_offsets`.
+    median of all is in the title. Other arguments as in `photometric_offsets`. Returns
+    `(figure, axes)`.
     """
     phot, err, mask = _fluxes(phot, err, mask, flux)
     bands = band_ratios(
@@ -153,10 +154,12 @@ def photometric_offsets_2d(
 def zero_points(
     rounds: Sequence[Any], *, reference: Any = None, reference_label: str = "reference"
 ) -> "tuple[Figure, Any]":
-    """Offsets of every band after each round of `brutax.analysis.calibrate`, with errors [%].
+    """Offsets of every band after each round of `brutax.zeropoints.fit`, with errors [%].
 
-    `rounds`: `ZeroPoints`; `reference` (band,): other offsets to compare with. Returns
-    `(figure, axes)`.
+    `rounds` is a sequence of `ZeroPoints` (one, for `brutax.zeropoints.measure`); `reference`
+    (band,) are other offsets to compare with. Returns `(figure, axes)`.
+
+        figure, axes = zero_points(brutax.zeropoints.fit(grid, stars).rounds)
     """
     bands = rounds[-1].bands
     place = np.arange(len(bands))

@@ -1,4 +1,4 @@
-"""Truth against posterior, for stars whose truth is known."""
+"""Posteriors against true values, for simulated stars."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,15 +21,17 @@ from brutax.plotting._style import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-QUANTITIES = ("dist", "av", "mini", "loga")
-LOGARITHMIC = ("dist", "mini")
+QUANTITIES = ("dist", "av", "mini", "loga")  # shown by default
+LOGARITHMIC = ("dist", "mini")  # those with logarithmic axes
 
 
 def truth_ranks(result: FitResult, table: Any, name: str) -> np.ndarray:
-    """Where the truth lies among the draws of each star, from 0 to 1, (star,).
+    """Rank of the true value among the draws of each star, from 0 to 1, (star,).
 
-    For a calibrated fit this is uniform (Talts et al. 2018). Quantities of a grid take few
-    values, so truth and draws are often equal; such ties are broken at random, always alike.
+    `name` is a quantity of the result, whose true values are in column `true_<name>` of `table`, in
+    the order of the stars. Ranks of a calibrated fit are uniform (Talts et al. 2018,
+    arXiv:1804.06788). Quantities of a grid take few values, so that true value and draws are often
+    equal; such ties are broken at random, with a fixed seed.
     """
     draws = np.atleast_2d(result[f"{name}_samples"])
     truth = np.asarray(table[f"true_{name}"]).astype(draws.dtype)[:, None]
@@ -44,9 +46,14 @@ def truth_recovery(
     """Posterior medians and central 68 % intervals against true values, a panel per quantity.
 
     `table` has the columns `true_<quantity>`, in the order of the stars of the result, as
-    `mock_catalog` writes them. Each panel says how often the truth is in the central 68 % of the
-    draws by `truth_ranks`. Stars fitted badly are grey. By default the quantities are
-    distance, A_V, initial mass and age, as far as they are known. Returns figure and axes.
+    `mock_catalog` writes them. The title of each panel is the fraction of stars whose true value is
+    in the central 68 % of the draws by `truth_ranks`. Stars with a flag are grey. By default the
+    quantities are distance, A_V, initial mass and age, as far as they are known. Returns
+    `(figure, axes)`. Raises `ValueError` if true values are missing or the table has another
+    number of rows.
+
+        mock = brutax.mock_catalog(grid, 100)
+        figure, axes = truth_recovery(brutax.fit(mock, grid), mock)
     """
     columns = getattr(table, "colnames", None) or list(table)
     if quantities is None:

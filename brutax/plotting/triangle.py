@@ -12,10 +12,10 @@ from brutax.utils import quantile
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-QUANTITIES = ("dist", "av", "rv", "mini", "feh", "loga")
+QUANTITIES = ("dist", "av", "rv", "mini", "feh", "loga")  # shown by default, of a star
 LEVELS = (0.68, 0.95)  # probability within the contours
-N_EQUAL = 10_000  # draws that stand for weighted ones
-SMOOTH = 1.3  # of the density, in bins
+N_EQUAL = 10_000  # equal-weight draws that weighted ones are resampled to
+SMOOTH = 1.3  # width of the Gaussian that smooths the density [bins]
 
 
 def corner(
@@ -31,7 +31,10 @@ def corner(
     `result` is a table of stars, of which `index` is the row, or a posterior of `brutax.infer`.
     Contours hold 68 % and 95 % of the draws; titles give the median and the central 68 %.
     `truth` maps quantities to values that are marked. Quantities that do not vary are left out
-    unless `quantities` names them. Returns `(figure, array of axes)`.
+    unless `quantities` names them. Returns `(figure, axes)`, axes (quantity, quantity). Raises
+    `ValueError` for unknown quantities and for a star without a posterior.
+
+        figure, axes = brutax.plotting.corner(brutax.load("posterior.h5"), 0)
     """
     draws, known = _draws(result, index)
     names = [name for name in known if name in draws and np.ptp(draws[name]) > 0]
