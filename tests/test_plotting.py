@@ -137,7 +137,8 @@ def test_corner_marks_truth_and_median(result, truth, tmp_path):
 
 
 def test_nothing_to_draw(result):
-    arrays = {name: result[name] for name in result.keys()} | {"status": np.full(N_STARS, 1, np.int32)}
+    flagged = {"status": np.full(N_STARS, 1, np.int32)}
+    arrays = {name: result[name] for name in result.keys()} | flagged
     with pytest.raises(ValueError, match="nothing to draw"):
         distance_extinction(FitResult(arrays, result.attrs))
 
