@@ -104,7 +104,7 @@ def test_both_doors_call_one_fit(small_grid, some, result):
 
 
 def test_a_prior_of_ones_own_is_one_class(small_grid, some):
-    """It multiplies the evidence and draws as its density says: importance weights of a flat one."""
+    """Evidences differ from those under a flat prior as importance weights of its draws say."""
     flat = fit_catalog(some, small_grid, priors=brutax.Priors(av=(0, 6)), output=QUIET)
     own = ExponentialAv(0.5, 0.0, 6.0)
     found = fit_catalog(some, small_grid, priors=brutax.Priors(av=own), output=QUIET)

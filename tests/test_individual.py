@@ -147,8 +147,10 @@ def test_knobs_that_do_nothing_say_so(fitter, one_star, caplog):
         fitter.fit(*one_star, precision_shrinkage=0.03)
     with pytest.raises(ValueError, match="subsample_mode"):
         fitter.fit(*one_star, subsample_mode="best")
-    with pytest.raises(TypeError):
-        fitter.fit(*one_star, no_such_option=1)
+    caplog.clear()
+    with caplog.at_level("WARNING", "brutax"):
+        fitter.fit(*one_star, no_such_option=1, another=2)
+    assert caplog.text.count("another, no_such_option") == 1  # both in one warning
 
 
 def test_constant_of_brutus_is_an_option(fitter, one_star):

@@ -26,8 +26,21 @@ COMMANDS: tuple[Command, ...] = (fit, offsets, cluster, dust, mock, grid, data, 
 USER_ERRORS = (UsageError, ValueError, OSError, ImportError, MemoryError)
 
 
+# options of version 0.1, and what to write now
+MOVED = {
+    "--avlim": "--av LOW,HIGH",
+    "--av-gauss": "--av normal:MEAN,STD",
+    "--rvlim": "--rv LOW,HIGH",
+    "--rv-gauss": "--rv normal:MEAN,STD",
+    "--n-draws": "--draws N",
+}
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # pyright: ignore
+        words = message.replace("=", " ").split()
+        for old in MOVED.keys() & words:
+            raise UsageError(f"{old} is now {MOVED[old]} (see `{self.prog} --help`)")
         raise UsageError(f"{message} (see `{self.prog} --help`)")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from brutax.priors._base import AbstractPrior, Point
@@ -76,7 +77,9 @@ def logp_parallax_scale(
     return _normal_or_zero(xp, scale, mean, total, used)
 
 
-def _normal_or_zero(xp: ModuleType, x: Numeric, mean: Numeric, std: Numeric, used: Numeric) -> Any:
+def _normal_or_zero(
+    xp: ModuleType, x: Numeric, mean: Numeric, std: Numeric, used: Array | np.ndarray | np.bool_
+) -> Any:
     std = xp.where(used, std, 1.0)
     value = -0.5 * ((x - mean) / std) ** 2 - xp.log(std) - 0.5 * math.log(2.0 * math.pi)
     return xp.where(used, value, 0.0)
