@@ -11,12 +11,13 @@ import pytest
 from jaxtyping import Array
 
 import brutax
-from brutax import fitting
 from brutax.catalog import StoreError, schema
 from brutax.catalog.schema import COLUMNS
 from brutax.cli.app import COMMANDS, main
 from brutax.compat.brutus.keywords import make_priors
 from brutax.fitting import DustMapAv, FitOptions, ModelPrior, Output, fit_catalog
+from brutax.fitting.fit import MOVED
+from brutax.fitting.prepare import model_log_prior
 from brutax.fitting.rows import VALUES
 from brutax.priors import AbstractAvPrior, KroupaIMF, TruncatedNormalAv, UniformAv, UniformRv
 from brutax.utils import as_float
@@ -58,7 +59,7 @@ def test_doors_have_few_parameters(door):
     assert len(named) <= 12
 
 
-@pytest.mark.parametrize("old", sorted(fitting.fit.__globals__["MOVED"]))
+@pytest.mark.parametrize("old", sorted(MOVED))
 def test_old_keywords_name_the_new_place(old, small_grid, some):
     with pytest.raises(TypeError, match=rf"no keyword '{old}': write "):
         brutax.fit(some, small_grid, **{old: 1})
@@ -179,8 +180,8 @@ def test_one_table_describes_the_file(result):
 
 def test_models_are_weighted_by_a_mass_function(small_grid, some):
     steep = brutax.Priors(models=KroupaIMF(alpha_high=4.0))
-    mass = fitting.prepare.model_log_prior(small_grid, steep.models)
-    plain = fitting.prepare.model_log_prior(small_grid, ModelPrior())
+    mass = model_log_prior(small_grid, steep.models)
+    plain = model_log_prior(small_grid, ModelPrior())
     mini = small_grid.label_table["mini"]
     known = np.isfinite(mass) & np.isfinite(plain) & (mini > 0.5)
     slope = np.polyfit(np.log(mini[known]), (mass - plain)[known], 1)[0]
