@@ -8,7 +8,8 @@ Prints, from the source alone (nothing is imported):
   `**kwargs`. `dict[str, Any]` or `Callable[..., Any]` say something and are not counted;
 - what is exported (named in the `__init__` of a package) and has no docstring. A constant needs a
   comment on its line or above it, or a string below it; a name without one is listed;
-- definitions of module level without a leading underscore that no `__init__` exports;
+- definitions of module level without a leading underscore that no `__init__` exports, and those
+  among them that no other file names (of the package, its tests, benchmarks and training);
 - words that have to be decoded, in comments and docstrings (see CONTRIBUTING.md). Text between
   backticks is code and not counted; messages of errors and logs are not looked at;
 - the number of named parameters of the doors;
@@ -32,9 +33,9 @@ ROOT = Path(__file__).parents[1] / "brutax"
 NARROW = ("priors", "models", "infer")  # rooms in which arguments should say what they are
 
 # what each pattern stands for is in CONTRIBUTING.md, with what to write instead
-_DIVISORS = r"(?:its|their|his|the) (?:own )?(?:errors?|widths?|sigma|deviations?|total|number|sum)"
+_DIVISORS = r"(?:its|their|the) (?:own )?(?:errors?|widths?|sigma|deviations?|total|number|sum)"
 WORDS = {
-    "over (divided by)": rf"\bover {_DIVISORS}\b|\b(?:fluxes|adjugate|density|ratio) over\b",
+    "over (divided by)": rf"\bover (?:{_DIVISORS}|(?:that|those) (?:at|of|as))\b",
     "deviation (standard deviation)": r"(?<!standard )(?<!absolute )\bdeviations?\b",
     "told": r"\btold\b",
     "seen": r"\bseen\b",
@@ -234,6 +235,26 @@ def unexported() -> list[tuple[str, Path, int]]:
     return out
 
 
+def used_elsewhere(name: str, path: Path) -> bool:
+    """Whether any other file names something."""
+    return any(name in identifiers(other) for other in everywhere() if other != path)
+
+
+@cache
+def everywhere() -> tuple[Path, ...]:
+    top = ROOT.parent
+    more = [
+        x for folder in ("tests", "benchmarks", "training") for x in (top / folder).rglob("*.py")
+    ]
+    return (*files(), *more)
+
+
+@cache
+def identifiers(path: Path) -> frozenset[str]:
+    """Names, attributes, imported names and words of strings in a file."""
+    return frozenset(re.findall(r"[A-Za-z_]\w*", path.read_text()))
+
+
 def definitions() -> int:
     """Functions and classes of module level without an underscore."""
     return sum(
@@ -348,8 +369,10 @@ def main() -> None:
 
     free = unexported()
     print(f"definitions without underscore exported nowhere: {len(free)} of {definitions()}")
+    alone = [one for one in free if not used_elsewhere(one[0], one[1])]
+    print(f"  of these, named in no other file: {len(alone)}")
     if listed:
-        for name, path, line in free:
+        for name, path, line in alone:
             print(f"    {place(path, line)}  {name}")
 
     found = words()
