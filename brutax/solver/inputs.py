@@ -1,4 +1,4 @@
-"""What the solver is given: models laid out for the device, and the priors of a star."""
+"""Inputs of the solver: models as arrays on the device, and the priors of a star."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,9 +13,11 @@ from brutax.utils import as_float
 
 
 class Models(eqx.Module):
-    """Stellar models as the solver reads them: band by band, so that loops run over models.
+    """Stellar models as the solver reads them: one row per band, so that inner loops are models.
 
-    Magnitudes are at 1 kpc; reddening is in magnitudes per magnitude of A_V.
+    Magnitudes are at 1 kpc, m_b = mag + A_V (red + R_V dred) + 5 log10(d / kpc). Indexing picks
+    models. `log_prior` is ln of the prior mass of each model up to a constant, `labels` what priors
+    and summaries use of them.
     """
 
     mag: Float[Array, "band *model"] = eqx.field(converter=as_float)
@@ -34,7 +36,7 @@ class Models(eqx.Module):
         )
 
     def point(self, **quantities: Any) -> Point:
-        """The labels that a prior may look at, with the quantities of a star added."""
+        """The labels that priors may depend on, with the `quantities` of a star added."""
         known = {name: self.labels[name] for name in Point._fields if name in self.labels}
         return Point(**known)._replace(**quantities)
 
@@ -46,9 +48,10 @@ def make_models(
     log_prior: Any,
     labels: Mapping[str, Any],
 ) -> Models:
-    """Lays out tables of shape (model, band) for the device.
+    """Models on the device, from tables (model, band) and columns (model,).
 
-    A model whose log prior is not finite can never be drawn.
+    `mag` [mag] at 1 kpc, `red` and `dred` as in `Models`. A model whose log prior is not finite can
+    never be drawn.
     """
     log_prior = np.where(np.isfinite(log_prior), log_prior, -np.inf)
     return Models(
@@ -56,24 +59,22 @@ def make_models(
         red=np.ascontiguousarray(np.asarray(red).T),
         dred=np.ascontiguousarray(np.asarray(dred).T),
         log_prior=log_prior,
-        labels={
-            name: as_float(labels[name]) for name in sorted(labels)
-        },  # as JAX orders dictionaries
+        labels={name: as_float(labels[name]) for name in sorted(labels)},  # JAX sorts keys too
     )
 
 
 def over_models(function: Callable, models: Models, *others: Any) -> Any:
-    """Maps a function of one model (and leading-axis `others`) over a table of models."""
+    """Maps a function of one model, and of `others` with a leading axis, over a table of models."""
     axes = jax.tree.map(lambda leaf: leaf.ndim - 1, models)
     return jax.vmap(function, in_axes=(axes, *[0] * len(others)))(models, *others)
 
 
 class StarPrior(eqx.Module):
-    """The priors on what photometry does not know about a star.
+    """The priors of the distance [kpc], A_V [mag] and R_V of a star.
 
-    `distance` is a density per kpc that may look at the direction and at the labels of the
-    model; `av` may look at the distance; `rv` stands alone. The prior mass of each model
-    (mass function, age, size of its grid cell) travels with the models.
+    `distance` is a density per kpc that may depend on the direction and on the labels of the model,
+    `av` one that may depend on the distance. The prior mass of each model (mass function, age, size
+    of its grid cell) is part of `Models`.
     """
 
     distance: AbstractPrior

@@ -42,7 +42,10 @@ def zero_means(
     prior, per_star = star_priors(priors, stars.coords, grid.label_table)
     place = np.zeros(len(grid), int)
     place[ready.rows[ready.rows >= 0]] = np.flatnonzero(ready.rows >= 0)
-    av = repeat(prior.av, len(stars)) if per_star is None else per_star
+    av = per_star
+    if av is None:
+        assert prior.av is not None  # the same for all stars
+        av = repeat(prior.av, len(stars))
     return _zero_means(
         stars.stars(), av, prior, ready.models.models, jnp.asarray(place[model]), theta
     )
