@@ -5,18 +5,27 @@ from typing import Protocol
 
 
 class Command(Protocol):
-    """One command. A module that has these names is one."""
+    """One command. A module that has these names is one (its functions have no `self`)."""
 
-    NAME: str  # what is typed after `brutax`
-    HELP: str  # one line, without a full stop
-    EXAMPLE: str  # a whole command line
+    @property
+    def NAME(self) -> str:
+        """What is typed after `brutax`."""
+        ...
 
-    @staticmethod
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
+    @property
+    def HELP(self) -> str:
+        """One line, without a full stop."""
+        ...
+
+    @property
+    def EXAMPLE(self) -> str:
+        """A whole command line."""
+        ...
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Adds the options of the command."""
         ...
 
-    @staticmethod
-    def run(args: argparse.Namespace) -> None:
+    def run(self, args: argparse.Namespace) -> None:
         """Does it. Raises `UsageError` or `ValueError` for input that cannot be used."""
         ...

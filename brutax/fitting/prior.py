@@ -1,7 +1,7 @@
 """What is believed of stars before their data: `Priors`, and what the solver makes of them."""
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -25,8 +25,9 @@ from brutax.priors import (
     dust_profile,
 )
 from brutax.solver import StarPrior
-from brutax.utils import as_float
+from brutax.utils import ArrayLike, as_float
 
+T = TypeVar("T", bound=AbstractPrior)
 FLAT = "flat"
 AV_RANGE = (0.0, 20.0)  # A_V [mag] of the flat prior, and of dust maps: that of brutus
 RV_RANGE = (1.0, 8.0)  # R_V of the flat prior: that of brutus
@@ -152,8 +153,8 @@ class Priors(eqx.Module):
 
     def __init__(
         self,
-        av: "AbstractAvPrior | DustMapAv | DustMap | str | Sequence[float] | None" = None,
-        rv: AbstractRvPrior | str | Sequence[float] | None = None,
+        av: AbstractAvPrior | DustMapAv | FunctionAv | DustMap | str | ArrayLike | None = None,
+        rv: AbstractRvPrior | str | ArrayLike | None = None,
         stars: AbstractPrior | Callable[..., Any] | None = None,
         models: ModelPrior | AbstractPrior | None = None,
     ) -> None:
@@ -263,7 +264,7 @@ def _check_functions(prior: AbstractPrior, names: Collection[str]) -> None:
         check_distance(prior.function, tuple(n for n in TYPICAL if n in names and n not in hidden))
 
 
-def repeat(prior: AbstractPrior, size: int) -> AbstractPrior:
+def repeat(prior: T, size: int) -> T:
     """The same prior for each of many stars, as one pytree with a leading axis."""
     return jax.tree.map(
         lambda leaf: jnp.asarray(np.broadcast_to(np.asarray(leaf), (size, *np.shape(leaf)))),

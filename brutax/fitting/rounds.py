@@ -168,7 +168,7 @@ def _keys(_: None, origin: _Origin, __: None) -> Array:
         own = jax.random.fold_in(jax.random.fold_in(key, low), high)
         return jax.random.fold_in(own, origin.round_)
 
-    return jax.vmap(fold)(origin.low, origin.high)
+    return jax.vmap(fold)(jnp.asarray(origin.low), jnp.asarray(origin.high))
 
 
 _make_keys = Stages(_keys)
@@ -221,6 +221,7 @@ class Job:
         stars = eqx.tree_at(lambda s: s.weight, stars, jnp.asarray(weight))
         if self.av_per_star is not None:
             return stars, jax.tree.map(lambda leaf: leaf[full], self.av_per_star)
+        assert self.prior.av is not None  # it is None where each star has its own
         return stars, repeat(self.prior.av, size)
 
     def wants_more(self, posterior: StarPosterior, n_rows: int) -> Bool[np.ndarray, " star"]:

@@ -143,7 +143,7 @@ def file_rows(
     dof = np.maximum(n_bands - 3, 1)
     chi2 = np.where(np.isfinite(post.chi2_min), post.chi2_min, 0.0)
     p_value = gammaincc(0.5 * dof, 0.5 * chi2.astype(np.float64))
-    evidence = post.log_evidence.astype(np.float64) + constant
+    evidence = np.asarray(post.log_evidence).astype(np.float64) + constant
     if dim_prior:
         evidence = evidence + 0.5 * (n_bands - 3) * np.log(np.maximum(n_bands, 1))
     unseen = np.asarray(catalog.n_bands)[rows] == 0

@@ -57,8 +57,8 @@ def weighted_draws(
         if len(places) != count:
             places = [coord] * count
         drawn = [
-            draw_sar(*(x[k] for x in arrays), n_draws, avlim=avlim, rvlim=rvlim, rstate=rstate)
-            for k in range(count)
+            draw_sar(scale, av, rv, cov, n_draws, avlim=avlim, rvlim=rvlim, rstate=rstate)
+            for scale, av, rv, cov in zip(*arrays, strict=True)
         ]
         scale, av, rv = (np.stack([np.ravel(one[j]) for one in drawn]) for j in range(3))
         dist = 1.0 / np.sqrt(scale)
@@ -156,8 +156,8 @@ def bin_pdfs_distred(
     from scipy.ndimage import gaussian_filter
 
     numbers = (bins, bins) if isinstance(bins, int | np.integer) else tuple(bins)
-    ranges = default_span(dist_type, avlim, ebv) if span is None else tuple(map(tuple, span))
-    edges = [np.linspace(*ends, n + 1) for ends, n in zip(ranges, numbers, strict=True)]
+    ranges: Any = default_span(dist_type, avlim, ebv) if span is None else span
+    edges = [np.linspace(a, b, n + 1) for (a, b), n in zip(ranges, numbers, strict=True)]
     x = as_type(draws.dist, dist_type)
     y = draws.av / draws.rv if ebv else draws.av
     widths = np.broadcast_to(np.asarray(smooth, float), 2) * np.array(numbers)

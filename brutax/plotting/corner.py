@@ -52,7 +52,9 @@ def columns(
     rows = np.asarray(idxs)
     rows = np.repeat(rows, drawn.dist.shape[1] // rows.size)
     names = params.dtype.names if hasattr(params, "dtype") else tuple(params)
-    out = {name: np.asarray(params[name])[rows] for name in names if name not in HIDDEN}
+    out: dict[str, Any] = {
+        name: np.asarray(params[name])[rows] for name in names if name not in HIDDEN
+    }
     dist = drawn.dist[0]
     extra = (drawn.av[0], drawn.rv[0], 1.0 / dist, dist)
     return out | dict(zip(EXTRA, extra, strict=True)), drawn.weight[0]
@@ -125,7 +127,7 @@ def cornerplot(
         figure, axes = pyplot().subplots(size, size, figsize=(2 * size, 2 * size), squeeze=False)
     else:
         figure, axes = fig
-    known = {"color": color} | dict(hist2d_kwargs or {})
+    known: dict[str, Any] = {"color": color} | dict(hist2d_kwargs or {})
     for row, y in enumerate(names):
         for column, x in enumerate(names):
             ax = axes[row, column]

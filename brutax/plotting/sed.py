@@ -74,7 +74,7 @@ def posterior_predictive(
         raise ValueError(f"{len(labels)} labels for {count} bands")
     figure, ax = new_axes(None if fig is None else fig[1], (max(4.0, 0.7 * count + 1), 4.0))
     at = np.arange(count)
-    parts = ax.violinplot(list(shown.T), at, widths=VIOLIN, showextrema=False)
+    parts: dict[str, Any] = ax.violinplot(list(shown.T), at, widths=VIOLIN, showextrema=False)
     for body in parts["bodies"]:
         body.set(facecolor=vcolor, edgecolor="none", alpha=0.5)
     if data is not None:

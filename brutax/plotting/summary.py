@@ -47,6 +47,7 @@ def summary_plot(
     the figure. Returns figure, axes (quantity, quantity), and those of the photometry.
     """
     known = parallax is not None and parallax_err is not None
+    options: dict[str, Any] = {"applied_parallax": known} | corner_kwargs
     figure, axes = cornerplot(
         idxs,
         (dists, reds, dreds),
@@ -59,7 +60,7 @@ def summary_plot(
         color=color,
         R_solar=R_solar,
         Z_solar=Z_solar,
-        **{"applied_parallax": known} | corner_kwargs,
+        **options,
     )
     if figsize is not None:
         figure.set_size_inches(*figsize)

@@ -40,7 +40,7 @@ def smoothed_histogram(
     """
     from scipy.ndimage import gaussian_filter
 
-    each = [smooth, smooth] if np.ndim(smooth) == 0 else list(np.asarray(smooth, object))
+    each: list[Any] = [smooth, smooth] if np.ndim(smooth) == 0 else list(np.asarray(smooth, object))
     bins, widths = [], []
     for s in each:
         whole = isinstance(s, int | np.integer)
@@ -95,8 +95,8 @@ def hist2d(
     density, x_edges, y_edges = smoothed_histogram(x, y, weight, ranges, smooth)
     chosen = 1.0 - np.exp(-0.5 * np.square(SIGMAS)) if levels is None else np.asarray(levels)
     if plot_datapoints:
-        points = {"color": color, "ms": 2.0, "mec": "none", "ls": "none", "marker": "o"}
-        ax.plot(x, y, **points | dict(alpha=0.1) | dict(data_kwargs or {}))
+        points: dict[str, Any] = {"color": color, "ms": 2.0, "mec": "none", "ls": "none"}
+        ax.plot(x, y, **points | {"marker": "o", "alpha": 0.1} | dict(data_kwargs or {}))
     if density.sum() > 0:
         at = heights(density, chosen)
         centres = [0.5 * (edges[1:] + edges[:-1]) for edges in (x_edges, y_edges)]
@@ -110,5 +110,6 @@ def hist2d(
         elif plot_density:
             ax.pcolormesh(x_edges, y_edges, density.T, cmap=fade, rasterized=True)
         if plot_contours and at.size:
-            ax.contour(*centres, density.T, at, **{"colors": color} | dict(contour_kwargs or {}))
+            lines: dict[str, Any] = {"colors": color} | dict(contour_kwargs or {})
+            ax.contour(*centres, density.T, at, **lines)
     ax.set(xlim=ranges[0], ylim=ranges[1])

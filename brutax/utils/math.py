@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from brutax.utils._namespace import floats, special
+from brutax.utils.linalg import inverse3 as inverse3  # where brutus has them
+from brutax.utils.linalg import isPSD as isPSD
 
 HALF_LN_2PI = 0.5 * math.log(2.0 * math.pi)  # minus the ln of a standard normal density at 0
 _TWO_PI = 2.0 * math.pi

@@ -58,11 +58,12 @@ def make_priors(
     Raises `ValueError` for bounds that do not increase, for `lndustprior` without a map, and for
     `av_gauss` beside one.
     """
-    stars = lngalprior
-    if stars is None:
+    if lngalprior is None:
         stars = GalacticStructure(R_solar=as_float(R_solar), Z_solar=as_float(Z_solar))
-    elif not isinstance(stars, AbstractPrior):
-        stars = FunctionDistance(stars)
+    elif isinstance(lngalprior, AbstractPrior):
+        stars = lngalprior
+    else:
+        stars = FunctionDistance(lngalprior)
     return Priors(
         av=_av(avlim, av_gauss, lndustprior, dustfile, dust_floor),
         rv=rv_prior(rvlim, rv_gauss),
@@ -93,7 +94,7 @@ def _av(
         )
     low, high = float(plain.low), float(plain.high)
     if lndustprior is not None:
-        return FunctionAv(lndustprior, dustmap, low, high)
+        return FunctionAv(function=lndustprior, dustmap=dustmap, low=low, high=high)
     return DustMapAv(dustmap, low, high, dust_floor)
 
 
