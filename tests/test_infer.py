@@ -1,10 +1,12 @@
 """Any posterior: exact answers, refusals, and continuation to the last bit."""
 
+import dataclasses
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import h5py
 import jax
@@ -15,7 +17,7 @@ import pytest
 from _posteriors import DATA, exact, gaussian, gaussian_problem, same
 from scipy.stats import kstest
 
-from brutax import infer
+from brutax import infer, star
 from brutax.infer.gaussian import find, gathered
 from brutax.priors import (
     KroupaIMF,
@@ -96,9 +98,8 @@ def test_brutax_priors_have_the_evidence_of_their_density():
     def rv_measured(params, data):
         return -0.5 * ((params["rv"] - data) / 0.1) ** 2
 
-    problem = infer.Problem(
-        {"av": UniformAv(0.0, 4.0), "rv": TruncatedNormalRv()}, rv_measured, 3.5
-    )
+    prior = star.prior({"av": UniformAv(0.0, 4.0), "rv": TruncatedNormalRv()})
+    problem = infer.Problem(prior, rv_measured, 3.5)
     post = infer.fit(problem, "nested", key=2, **SMALL)
     var = 0.1**2 + 0.18**2
     logz = 0.5 * np.log(0.1**2 / var) - 0.5 * (3.5 - 3.32) ** 2 / var
@@ -158,7 +159,7 @@ def test_joint_priors_whatever_is_drawn_from():
     values = {"mini": 0.7, "av": 1.2}
     for mass in ((0.1, 5.0), dist.LogUniform(0.1, 5.0)):
         problem = infer.Problem(
-            {("mini", "av"): joint, "twice": lambda p: 2.0 * p["mini"]},
+            {("mini", "av"): star.density(joint), "twice": lambda p: 2.0 * p["mini"]},
             lambda p, d: -0.5 * p["twice"] ** 2,
             bounds={"mini": mass, "av": (0.0, 4.0)},
         )
@@ -171,8 +172,8 @@ def test_joint_priors_whatever_is_drawn_from():
         mass_inside = np.exp(logp_imf(np.linspace(0.1, 5.0, 20_001))).mean() * 4.9
         np.testing.assert_allclose(np.mean(np.exp(factor)), mass_inside, rtol=0.06)
     with pytest.raises(ValueError, match="needs bounds"):
-        infer.Problem({("mini", "av"): joint}, gaussian, bounds={"mini": (0.1, 5.0)})
-    with pytest.raises(TypeError, match="goes a brutax prior"):
+        infer.Problem({("mini", "av"): star.density(joint)}, gaussian, bounds={"mini": (0.1, 5.0)})
+    with pytest.raises(TypeError, match="goes a density"):
         infer.Problem({("a", "b"): dist.Normal(0, 1)}, gaussian)
 
 
@@ -187,7 +188,7 @@ def test_bad_problems_are_refused_by_name():
     with pytest.raises(ValueError, match="discrete"):
         infer.Problem({"a": dist.Poisson(3.0)}, gaussian)
     with pytest.raises(ValueError, match="bounds"):
-        infer.Problem(UniformAv(), gaussian)
+        infer.Problem(star.prior(UniformAv()), gaussian)
     with pytest.raises(ValueError, match="NaN"):
         infer.Problem({"a": dist.Normal(0.0, 1.0)}, lambda p, d: jnp.log(p["a"] - 1e9)).check()
 
@@ -451,3 +452,55 @@ def test_what_cannot_be_compared(by_nested, by_nuts):
         infer.compare({})
     with pytest.raises(ValueError, match="equal weight"):
         infer.bridge_evidence(gaussian_problem(), by_nested)
+
+
+def test_own_density_and_method_are_a_class_each():
+    """A joint density without a sampler, and importance sampling from the prior: known evidence."""
+
+    class Ring(infer.AbstractDensity):
+        radius: jax.Array
+
+        def log_prob(self, params):
+            away = jnp.hypot(params["x"], params["y"]) - self.radius
+            return -0.5 * (away / 0.1) ** 2
+
+    limits = {"x": (-2.0, 2.0), "y": (-2.0, 2.0)}
+    prior = {("x", "y"): Ring(jnp.asarray(1.0))}
+    problem = infer.Problem(prior, lambda p, d: jnp.zeros(()), bounds=limits)
+
+    @dataclasses.dataclass(frozen=True)
+    class Importance(infer.AbstractMethod):
+        name: ClassVar[str] = "importance"
+        draws: int = 1000
+
+        def run(self, problem, key, session):
+            z = jax.vmap(problem.sample_real)(jax.random.split(key, self.draws))
+            table = problem.evaluate(z)
+            factor = jax.vmap(lambda z: problem.prior.log_factor(problem.prior.from_real(z)[0]))(z)
+            weights = np.exp(table.log_likelihood + np.asarray(factor))
+            return infer.Posterior(
+                self.name,
+                table.params,
+                weights / weights.sum(),
+                table.log_likelihood,
+                table.log_prior,
+                logz=float(np.log(weights.mean())),
+            )
+
+    post = infer.fit(problem, Importance(draws=20_000), key=1)
+    assert post.meta["method"] == "importance" and post.meta["options"] == {"draws": 20_000}
+    exact = np.log(2.0 * np.pi * 0.1 * np.sqrt(2.0 * np.pi))  # of the ring, radius times width
+    assert abs(post.logz - exact) < 0.05
+    with pytest.raises(TypeError, match="to the method itself"):
+        infer.fit(problem, Importance(), draws=3)
+    with pytest.raises(ValueError, match="side by side"):
+        infer.fit_many(problem, Importance(), data=jnp.zeros(3))
+
+
+def test_strings_are_names_of_methods():
+    problem = gaussian_problem()
+    by_name = infer.fit(problem, "mle", key=4, num_starts=4, num_steps=20)
+    by_class = infer.fit(problem, infer.MLE(num_starts=4, num_steps=20), key=4)
+    assert by_name.meta == by_class.meta
+    for name, values in by_name.columns().items():
+        np.testing.assert_array_equal(values, by_class.columns()[name])

@@ -10,7 +10,7 @@ from brutax import infer
 from brutax.compat import socca
 from brutax.models import EEPTracks, StarEvolTrack
 from brutax.priors import AgeWeight, GalacticStructure, KroupaIMF, Point, UniformAv
-from brutax.star import star_problem
+from brutax.star import problem as star_problem
 from brutax.utils import inv_magnitude
 
 BANDS = ("PS_g", "PS_r", "PS_i", "PS_y", "2MASS_J", "2MASS_Ks")

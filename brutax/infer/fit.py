@@ -1,70 +1,72 @@
 """The door: one call for every method."""
 
 import dataclasses
-import importlib
+from os import PathLike
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray, PyTree
 
 from brutax.infer.checkpoint import Session
+from brutax.infer.method import AbstractMethod, check_side_by_side
+from brutax.infer.methods import METHODS
 from brutax.infer.names import nearest, refuse_unknown
 from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Problem
 from brutax.infer.progress import Progress
 
-METHODS = {
-    name: f"brutax.infer.methods.{name}"
-    for name in (
-        "nuts", "ensemble", "nested", "smc", "map", "mle", "dynesty", "nautilus", "emcee", "pocomc",
-    )
-}  # fmt: skip
 LARGE = 1e5  # ln L of which float32 keeps no more than hundredths
 PROBE_TOLERANCE = 1e-6  # relative, of the densities by which a problem is recognised
 
 
 def fit(
     problem: Problem,
-    method: str = "nuts",
+    method: str | AbstractMethod = "nuts",
     *,
-    key: Any = 0,
-    checkpoint: Any = None,
-    resume: Any = "auto",
+    key: int | PRNGKeyArray = 0,
+    checkpoint: str | PathLike | None = None,
+    resume: str | bool = "auto",
     save_every: float = 60.0,
     progress: Any = None,
     **options: Any,
 ) -> Posterior:
     """Draws from the posterior of a problem.
 
+        posterior = infer.fit(problem, "nuts", num_samples=500)
+        posterior = infer.fit(problem, infer.NUTS(num_samples=500))  # the same
+
     `key` is a typed JAX key or a seed. With `checkpoint`, a file, the run can be interrupted at
     any moment and continued by the same call, with the same result bit for bit (on the same
     device and versions); `resume` is "auto", "require" (raises without a file) or False (starts
     anew). `progress` is True, False, None (a bar where standard error is a terminal) or a
-    function (see `brutax.infer.progress`). Options are the fields of `Options` in the method's
-    module; unknown ones raise TypeError. Raises ValueError where `problem.check()` does,
-    `CheckpointError` for a file of another run, and `Interrupted` after a signal.
+    function (see `brutax.infer.progress`). `method` is one of `brutax.infer` with its options
+    (`infer.NUTS(...)`), one of your own (`infer.AbstractMethod`), or a name, whose `options` are
+    the fields of that class; unknown ones raise TypeError. Raises ValueError where
+    `problem.check()` does, `CheckpointError` for a file of another run, and `Interrupted` after a
+    signal.
     """
-    module, chosen = _choose(method, options)
+    chosen = _choose(method, options)
     # numpyro and blackjax mix types and ranks, which a user may have forbidden for own code
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        key, identity = _identify(problem, method, module, chosen, key)
-        bar = Progress(progress, method)
+        typed, identity = _identify(problem, chosen, key)
+        bar = Progress(progress, chosen.name)
         with Session(
             checkpoint, identity, resume=resume, save_every=save_every, progress=bar
         ) as session:
-            posterior = module.run(problem, key, session, chosen)
+            posterior = chosen.run(problem, typed, session)
     return _finished(posterior, identity)
 
 
 def fit_many(
     problem: Problem,
-    method: str = "nuts",
+    method: str | AbstractMethod = "nuts",
     *,
-    data: Any,
-    key: Any = 0,
-    checkpoint: Any = None,
-    resume: Any = "auto",
+    data: PyTree,
+    key: int | PRNGKeyArray = 0,
+    checkpoint: str | PathLike | None = None,
+    resume: str | bool = "auto",
     save_every: float = 60.0,
     progress: Any = None,
     **options: Any,
@@ -75,20 +77,19 @@ def fit_many(
     nothing but their data; item k has the key `fold_in(key, k)`. Arguments as in `fit`; one
     checkpoint holds all of them.
     """
-    module, chosen = _choose(method, options)
-    if not hasattr(module, "run_many"):
-        raise ValueError(f"'{method}' does not run side by side: use nuts, nested, smc, map or mle")
+    chosen = _choose(method, options)
+    check_side_by_side(chosen)
     data = jax.tree.map(jnp.asarray, data)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         items = problem.split(data)
-        key, identity = _identify(items[0], method, module, chosen, key)
-        keys = jax.vmap(lambda k: jax.random.fold_in(key, k))(jnp.arange(len(items)))
+        typed, identity = _identify(items[0], chosen, key)
+        keys = jax.vmap(lambda k: jax.random.fold_in(typed, k))(jnp.arange(len(items)))
         identity |= {"data": problem.with_data(data).data_digest(), "items": len(items)}
-        bar = Progress(progress, method)
+        bar = Progress(progress, chosen.name)
         with Session(
             checkpoint, identity, resume=resume, save_every=save_every, progress=bar
         ) as session:
-            posteriors = module.run_many(problem, keys, data, session, chosen)
+            posteriors = chosen.run_many(problem, keys, data, session)
         words = np.asarray(jax.random.key_data(keys)).tolist()
     return [
         _finished(post, identity | {"data": item.data_digest(), "key": word})
@@ -109,36 +110,43 @@ def _finished(posterior: Posterior, identity: dict[str, Any]) -> Posterior:
     return dataclasses.replace(posterior, warnings=warnings, meta=meta)
 
 
-def _choose(method: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    """The module of a method and its options, or an error with the nearest names."""
+def _choose(method: str | AbstractMethod, options: dict[str, Any]) -> AbstractMethod:
+    """A method with its options, or an error with the nearest names."""
+    if isinstance(method, AbstractMethod):
+        if options:
+            raise TypeError(
+                f"{', '.join(options)}: give options to the method itself, "
+                f"{type(method).__name__}({', '.join(f'{name}=...' for name in options)})"
+            )
+        return method
     if method not in METHODS:
         raise ValueError(f"no method '{method}'{nearest(method, METHODS)}")
-    module = importlib.import_module(METHODS[method])
+    chosen = METHODS[method]
     for name in options:
-        refuse_unknown(method, name, [field.name for field in dataclasses.fields(module.Options)])
-    return module, module.Options(**options)
+        refuse_unknown(method, name, [field.name for field in dataclasses.fields(chosen)])
+    return chosen(**options)
 
 
 def _identify(
-    problem: Problem, method: str, module: Any, chosen: Any, key: Any
-) -> tuple[Any, dict[str, Any]]:
+    problem: Problem, method: AbstractMethod, key: int | PRNGKeyArray
+) -> tuple[PRNGKeyArray, dict[str, Any]]:
     """The key, and everything that the numbers of a run depend on, after a look at the problem."""
-    key = jax.random.key(key) if isinstance(key, int) else key
-    check = problem.check(gradient=module.NEEDS_GRADIENT)
-    if getattr(module, "NEEDS_ICDF", False) and check.without_icdf:
+    typed = jax.random.key(key) if isinstance(key, int) else key
+    check = problem.check(gradient=method.needs_gradient)
+    if method.needs_unit_cube and check.without_icdf:
         raise ValueError(
-            f"'{method}' works on the unit cube, and the prior of {', '.join(check.without_icdf)} "
-            "has no inverse CDF: use 'nested', 'nuts', 'ensemble' or 'emcee'"
+            f"'{method.name}' works on the unit cube, and the prior of "
+            f"{', '.join(check.without_icdf)} has no inverse CDF: use 'nested', 'nuts', "
+            "'ensemble' or 'emcee'"
         )
-    held = {k: v for k, v in dataclasses.asdict(chosen).items() if k not in module.Options.free}
-    return key, {
-        "method": method,
-        "options": jax.tree.map(_as_json, held),
+    return typed, {
+        "method": method.name,
+        "options": jax.tree.map(_as_json, method.identity()),
         "parameters": {name: list(free.shape) for name, free in problem.prior.free.items()},
         "data": problem.data_digest(),
         "probe": [_rounded(check.log_likelihood), _rounded(check.log_prior)],
         "precision": check.dtype,
-        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "key": np.asarray(jax.random.key_data(typed)).tolist(),
     }
 
 

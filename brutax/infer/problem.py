@@ -46,7 +46,12 @@ class Points(NamedTuple):
 
 
 class Problem:
-    """A prior (see `brutax.infer.prior`), `log_likelihood(params, data)` in pure JAX, and data.
+    """A prior, `log_likelihood(params, data)` in pure JAX, and data.
+
+        log_likelihood = lambda params, data: -0.5 * (params["a"] - data) ** 2
+        problem = infer.Problem({"a": dist.Normal(0, 1)}, log_likelihood, 0.3)
+
+    `prior` is a dictionary (see `brutax.infer.prior`) or an `infer.Prior`.
 
     `params` is a dictionary of all parameters, free, tied and constant; `data` any pytree of
     arrays, given to compiled programs as an argument. `predict(params, data)` returns what a
@@ -69,7 +74,7 @@ class Problem:
         null: Callable[[Any], Any] | None = None,
         in_turn: bool = False,
     ) -> None:
-        self.prior = Prior(prior, bounds)
+        self.prior = prior if isinstance(prior, Prior) else Prior(prior, bounds)
         self.log_likelihood = log_likelihood
         self.data = jax.tree.map(jnp.asarray, data)
         if isinstance(predict, AbstractOutputs):

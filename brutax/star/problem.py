@@ -9,7 +9,8 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from brutax.infer import AbstractOutputs, Problem, Table
+from brutax import infer
+from brutax.infer import AbstractMethod, AbstractOutputs, Posterior, Problem, Table
 from brutax.models import EEPTracks, StarEvolTrack
 from brutax.models.corrections import CorrectionParams, as_params
 from brutax.models.evolution.single import TOLERANCE, Stage, may_pair, see_binary, stage_at_age
@@ -24,7 +25,8 @@ from brutax.priors import (
     Point,
     UniformAv,
 )
-from brutax.utils import inv_magnitude
+from brutax.star.density import prior as make_prior
+from brutax.utils import ArrayLike, inv_magnitude
 from brutax.utils._namespace import as_float
 from brutax.utils.photometry import LN_2PI, LN_PER_MAG
 
@@ -77,7 +79,7 @@ class Look(NamedTuple):
     valid: Array  # False off the tracks and where there are no model atmospheres
 
 
-def star_problem(
+def problem(
     track: StarEvolTrack,
     flux: Any,
     flux_err: Any,
@@ -94,7 +96,9 @@ def star_problem(
     apply_corr: bool = True,
     corr_params: Any = None,
 ) -> Problem:
-    """The posterior of one star, for `brutax.infer.fit` and `brutax.infer.fitter`.
+    """The posterior of one star, for `brutax.infer.fit` and `brutax.compat.socca.fitter`.
+
+        star.fit(track, mag, mag_err, units="mag", parallax=1.4, parallax_err=0.05)
 
     Free are initial mass `mini` [Msun], stage `eep`, initial [Fe/H] `feh`, distance `dist` [kpc],
     `av` [mag] and `rv`; log10 age [yr], L, Teff, g and d(age)/d(EEP) [yr] follow from them and are
@@ -122,20 +126,38 @@ def star_problem(
         known = coords is not None
         where = GalacticStructure() if known else ExponentialDiskDistance() * Oldest()
         stars = KroupaIMF() * AgeWeight() * where
-    prior: dict[Any, Any] = {JOINT: Towards(stars, star.ell, star.b)}
-    prior["av"] = UniformAv(0.0, 6.0) if av is None else av
-    prior["rv"] = dist.TruncatedNormal(3.32, 0.18, low=1.0, high=8.0) if rv is None else rv
+    entries: dict[Any, Any] = {JOINT: Towards(stars, star.ell, star.b)}
+    entries["av"] = UniformAv(0.0, 6.0) if av is None else av
+    entries["rv"] = dist.TruncatedNormal(3.32, 0.18, low=1.0, high=8.0) if rv is None else rv
     if smf is not None:
-        prior["smf"] = smf
+        entries["smf"] = smf
     for name in DERIVED:
-        prior[name] = _Derived(track.tracks, corr, name)
+        entries[name] = _Derived(track.tracks, corr, name)
     predict = StarOutputs(
         bands=track.filters,
         systems=track.photometry.systems,
         components=("primary", "companion") if smf is not None else (),
     )
     data = StarData(track, star, corr)
-    return Problem(prior, log_likelihood, data, predict, bounds={**BOUNDS, **(bounds or {})})
+    limits = {**BOUNDS, **(bounds or {})}
+    return Problem(make_prior(entries, limits), log_likelihood, data, predict)
+
+
+def fit(
+    track: StarEvolTrack,
+    flux: ArrayLike,
+    flux_err: ArrayLike,
+    *,
+    method: str | AbstractMethod = "nuts",
+    options: Mapping[str, Any] | None = None,
+    **given: Any,
+) -> Posterior:
+    """The posterior of one star: `infer.fit(problem(track, flux, flux_err, **given), method)`.
+
+    `options` are those of `brutax.infer.fit`, such as `num_samples` of the method; `given` the
+    keywords of `problem`. Raises what these raise.
+    """
+    return infer.fit(problem(track, flux, flux_err, **given), method, **(options or {}))
 
 
 class _Derived(eqx.Module):

@@ -6,12 +6,14 @@ A run continues by being run again with the log-likelihoods that it had (`Replay
 import functools
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from brutax.infer.checkpoint import Session
+from brutax.infer.method import AbstractMethod
 from brutax.infer.methods._host import Points, Replay, need, seed_words
 from brutax.infer.names import nearest
 from brutax.infer.posterior import Posterior
@@ -20,17 +22,18 @@ from brutax.infer.problem import Problem
 SAMPLE = ("auto", "unif", "rwalk", "slice", "rslice")
 BOUND = ("none", "single", "multi", "balls", "cubes")
 
-NEEDS_GRADIENT = False
-NEEDS_ICDF = True
-
 
 @dataclass(frozen=True)
-class Options:
+class Dynesty(AbstractMethod):
     """Options of dynesty's static sampler under its own names; None leaves its default.
 
     `sample` is "rwalk" rather than "auto", which draws uniformly below ten dimensions and hardly
     finds anything where modes are far apart.
     """
+
+    name: ClassVar[str] = "dynesty"
+    needs_unit_cube: ClassVar[bool] = True
+    free: ClassVar[tuple[str, ...]] = ("dlogz", "maxiter", "maxcall", "logl_max", "add_live")
 
     nlive: int = 500
     bound: str = "multi"
@@ -51,13 +54,14 @@ class Options:
     logl_max: float | None = None
     add_live: bool = True
 
-    free = ("dlogz", "maxiter", "maxcall", "logl_max", "add_live")  # how far a run goes
+    def run(self, problem: Problem, key: PRNGKeyArray, session: Session) -> Posterior:
+        return _run(problem, key, session, self)
 
 
-RUN = Options.free
+RUN = Dynesty.free
 
 
-def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
+def _run(problem: Problem, key: PRNGKeyArray, session: Session, options: Dynesty) -> Posterior:
     dynesty = need("dynesty", "samplers")
     for value, known in ((options.sample, SAMPLE), (options.bound, BOUND)):
         if value not in known:
@@ -91,7 +95,7 @@ def _unchanged(u: np.ndarray) -> np.ndarray:
 
 
 def _between(
-    replay: Replay, session: Session, options: Options, found: Any, it: int, ncall: int, **_: Any
+    replay: Replay, session: Session, options: Dynesty, found: Any, it: int, ncall: int, **_: Any
 ) -> None:
     """What dynesty calls after every iteration."""
     rest = found.delta_logz if found.delta_logz > 0 else options.dlogz  # NaN at the very end
@@ -105,7 +109,7 @@ def _between(
 
 
 def _posterior(
-    problem: Problem, sampler: Any, points: Points, replay: Replay, options: Options
+    problem: Problem, sampler: Any, points: Points, replay: Replay, options: Dynesty
 ) -> Posterior:
     found = sampler.results
     table = problem.evaluate(jnp.asarray(points.to_real(np.asarray(found.samples)), float))
@@ -133,7 +137,7 @@ def _posterior(
     )
 
 
-def _open(found: Any, options: Options) -> float:
+def _open(found: Any, options: Dynesty) -> float:
     """ln Z that was still to come when the last live points were added."""
     dead = len(found.logl) - (options.nlive if options.add_live else 0)
     if dead < 1:

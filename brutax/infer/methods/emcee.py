@@ -5,13 +5,15 @@ autocorrelation time of the parameters.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from brutax.infer.chains import autocorrelation_time, diagnose, start
 from brutax.infer.checkpoint import Session
+from brutax.infer.method import AbstractMethod
 from brutax.infer.methods._host import Points, need, seed_words
 from brutax.infer.names import nearest
 from brutax.infer.posterior import Posterior
@@ -19,11 +21,9 @@ from brutax.infer.problem import Problem
 
 MOVES = ("stretch", "de", "mixed")
 
-NEEDS_GRADIENT = False
-
 
 @dataclass(frozen=True)
-class Options:
+class Emcee(AbstractMethod):
     """Walkers (default 2 per dimension, at least 32), steps, and what of them is kept.
 
     Burn-in `discard` (default `discard_factor` of the longest autocorrelation time) and `thin`.
@@ -31,6 +31,12 @@ class Options:
     chain has `tau_factor` autocorrelation times and these change by less than `tau_rtol`; then
     every `thin_factor` of the shortest of them is kept, unless `thin` is given.
     """
+
+    name: ClassVar[str] = "emcee"
+    free: ClassVar[tuple[str, ...]] = (
+        "nsteps", "discard", "thin", "converge", "check_every", "tau_factor", "tau_rtol",
+        "discard_factor", "thin_factor", "chunk",
+    )  # fmt: skip
 
     nwalkers: int | None = None
     nsteps: int = 5000
@@ -45,13 +51,11 @@ class Options:
     thin_factor: float = 0.5
     chunk: int = 20  # steps between looks at signals and the clock; changes no bit
 
-    free = (
-        "nsteps", "discard", "thin", "converge", "check_every", "tau_factor", "tau_rtol",
-        "discard_factor", "thin_factor", "chunk",
-    )  # fmt: skip
+    def run(self, problem: Problem, key: PRNGKeyArray, session: Session) -> Posterior:
+        return _run(problem, key, session, self)
 
 
-def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
+def _run(problem: Problem, key: PRNGKeyArray, session: Session, options: Emcee) -> Posterior:
     emcee = need("emcee", "samplers")
     if options.moves not in MOVES:
         raise ValueError(f"no moves '{options.moves}'{nearest(options.moves, MOVES)}")
@@ -137,7 +141,7 @@ def _taus(problem: Problem, chain: dict[str, list[np.ndarray]], n: int) -> np.nd
     return autocorrelation_time(np.concatenate(rows, axis=2))
 
 
-def _converged(history: list[tuple[int, np.ndarray]], options: Options) -> bool:
+def _converged(history: list[tuple[int, np.ndarray]], options: Emcee) -> bool:
     if len(history) < 2:
         return False
     (_, before), (n, now) = history[-2:]
@@ -155,7 +159,7 @@ def _posterior(
     chain: dict[str, list[np.ndarray]],
     n: int,
     history: list[tuple[int, np.ndarray]],
-    options: Options,
+    options: Emcee,
 ) -> Posterior:
     z, target, accepted = (np.concatenate(chain[k])[:n] for k in ("z", "target", "accepted"))
     _fill(sampler, z, target, accepted)

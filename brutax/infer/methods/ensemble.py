@@ -5,33 +5,37 @@ default, since either alone leaves walkers behind; or ensemble slices (Karamanis
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 from numpyro.infer import AIES, ESS
 
 from brutax.infer.chains import check_until, diagnose, reached, so_far, start
-from brutax.infer.checkpoint import Session, pack, unpack
+from brutax.infer.checkpoint import Session
+from brutax.infer.loop import Draws, Step, begin, chunks, drive, joined
+from brutax.infer.method import AbstractMethod
 from brutax.infer.names import nearest
 from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Problem
 
 MOVES = ("mixed", "stretch", "de", "slice")
 
-NEEDS_GRADIENT = False
-
 
 @dataclass(frozen=True)
-class Options:
+class Ensemble(AbstractMethod):
     """Walkers (default 4 per dimension, at least 32), steps of each, and how they move.
 
     `moves` is "mixed", "stretch", "de" or "slice". Every `thin`-th of `num_samples` steps is
     kept. `until` and `max_samples` as in `nuts`.
     """
+
+    name: ClassVar[str] = "ensemble"
+    free: ClassVar[tuple[str, ...]] = ("num_samples", "until", "max_samples", "chunk")
 
     num_warmup: int = 1000
     num_samples: int = 2000  # may grow when a checkpoint is continued
@@ -42,10 +46,11 @@ class Options:
     max_samples: int | None = None
     chunk: int = 100  # steps between visits of the host; changes no bit
 
-    free = ("num_samples", "until", "max_samples", "chunk")
+    def run(self, problem: Problem, key: PRNGKeyArray, session: Session) -> Posterior:
+        return _run(problem, key, session, self)
 
 
-def _walkers(problem: Problem, options: Options) -> int:
+def _walkers(problem: Problem, options: Ensemble) -> int:
     n = options.num_walkers or max(4 * problem.prior.size, 32)
     if n % 2 or n < 2 * problem.prior.size:
         raise ValueError(
@@ -54,7 +59,7 @@ def _walkers(problem: Problem, options: Options) -> int:
     return n
 
 
-def _kernel(problem: Problem, options: Options, data: Any) -> Any:
+def _kernel(problem: Problem, options: Ensemble, data: Any) -> Any:
     def potential(z: Any) -> Any:
         return -problem.density(z, data).log_target
 
@@ -66,7 +71,7 @@ def _kernel(problem: Problem, options: Options, data: Any) -> Any:
         return AIES(potential_fn=potential, moves={made[name](): 1.0 for name in moves})
 
 
-def _init(key: Any, data: Any, problem: Problem, options: Options) -> Any:
+def _init(key: Any, data: Any, problem: Problem, options: Ensemble) -> Any:
     n = _walkers(problem, options)
     key_start, key_run = jax.random.split(key)
     z = start(problem, key_start, data, n)
@@ -76,7 +81,7 @@ def _init(key: Any, data: Any, problem: Problem, options: Options) -> Any:
     return jax.tree.map(jnp.asarray, state)
 
 
-def _advance(state: Any, n: Any, data: Any, problem: Problem, options: Options) -> Any:
+def _advance(state: Any, n: Any, data: Any, problem: Problem, options: Ensemble) -> Any:
     """`n` steps of at most `options.chunk`."""
     kernel = _kernel(problem, options, data)
     keys = jax.random.split(jax.random.key(0), len(state.z))
@@ -89,32 +94,21 @@ def _advance(state: Any, n: Any, data: Any, problem: Problem, options: Options) 
     return jax.lax.scan(step, state, jnp.arange(options.chunk))
 
 
-def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
+def _run(problem: Problem, key: PRNGKeyArray, session: Session, options: Ensemble) -> Posterior:
     check_until(options.until)
     if options.moves not in MOVES:
         raise ValueError(f"no moves '{options.moves}'{nearest(options.moves, MOVES)}")
     init = jax.jit(functools.partial(_init, problem=problem, options=options))
     advance = jax.jit(functools.partial(_advance, problem=problem, options=options))
-    saved = session.load()
-    if saved is None:
-        state, draws = init(key, problem.data), {}
-    else:
-        state, draws = unpack(saved, jax.eval_shape(init, key, problem.data))
+    state, draws = begin(session, init, key, problem.data)
     done, wanted = int(round(float(state.inner_state.i))), options.num_samples
     while True:
         total = options.num_warmup + wanted
-        while done < total:
-            stage_end = options.num_warmup if done < options.num_warmup else total
-            n = min(options.chunk, stage_end - done)
-            state, z = advance(state, n, problem.data)
-            if done >= options.num_warmup:
-                first = -(done - options.num_warmup) % options.thin
-                draws.setdefault("z", []).append(np.asarray(z)[:n][first :: options.thin])
-            done += n
-            session.report(done, total, functools.partial(_numbers, problem, draws, done))
-            session.tick(state, draws, done=done >= total)
+        if done < total:
+            state = _walk(advance, state, draws, problem, done, total, session, options)
+        done = max(done, total)
         kept = -(-wanted // options.thin)
-        z = pack((), draws)["draws/z"][:kept]
+        z = joined(draws)["z"][:kept]
         posterior = _posterior(problem, z, total, options)
         most = options.max_samples or 20 * options.num_samples
         if not options.until or wanted >= most or reached(posterior.stats, options.until):
@@ -122,14 +116,38 @@ def run(problem: Problem, key: Any, session: Session, options: Options) -> Poste
         wanted = min(wanted + options.num_samples, most)
 
 
-def _numbers(problem: Problem, draws: dict[str, list[np.ndarray]], done: int) -> dict[str, Any]:
+def _walk(
+    advance: Callable[..., Any],
+    state: Any,
+    draws: Draws,
+    problem: Problem,
+    done: int,
+    total: int,
+    session: Session,
+    options: Ensemble,
+) -> Any:
+    """Steps from `done` up to `total`, warm-up included; `draws` grow."""
+    at = iter(chunks(done, options.num_warmup, total, options.chunk))
+
+    def step(state: Any, draws: Draws) -> Step:
+        done, n, warm = next(at)
+        state, z = advance(state, n, problem.data)
+        first = -(done - options.num_warmup) % options.thin
+        new = {} if warm else {"z": np.asarray(z)[:n][first :: options.thin]}
+        numbers = functools.partial(_numbers, problem, draws, done + n)
+        return Step(state, new, done + n, total, numbers, done + n >= total)
+
+    return drive(session, state, draws, step)
+
+
+def _numbers(problem: Problem, draws: Draws, done: int) -> dict[str, Any]:
     if not draws:
         return {"stage": "warm-up"}
     walkers = draws["z"][0].shape[1]
     return {"evaluations": 2 * done * walkers, **so_far(problem, draws["z"], walkers=True)}
 
 
-def _posterior(problem: Problem, z: np.ndarray, steps: int, options: Options) -> Posterior:
+def _posterior(problem: Problem, z: np.ndarray, steps: int, options: Ensemble) -> Posterior:
     """Of z (step, walker, size), all walkers one after the other."""
     z = np.swapaxes(z, 0, 1)
     table = problem.evaluate(jnp.asarray(z.reshape(-1, problem.prior.size)))

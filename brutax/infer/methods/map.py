@@ -5,15 +5,18 @@ The density is that in the parameters themselves; only the search runs over the 
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import PRNGKeyArray, PyTree
 
 from brutax.infer.checkpoint import Session, unpack
 from brutax.infer.gaussian import climb, gaussian_at
+from brutax.infer.loop import Draws, Step, begin, drive
+from brutax.infer.method import AbstractMethod
 from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Density, Problem
 from brutax.utils.diagnostics import GOOD_K, pareto_k
@@ -26,11 +29,9 @@ MIN_WORTH = 0.1  # effective draws per draw below which a normal distribution is
 
 CURVATURES = ("hessian", "differences")
 
-NEEDS_GRADIENT = True
-
 
 @dataclass(frozen=True)
-class Options:
+class MAP(AbstractMethod):
     """Starts, iterations of each, and draws from the normal distribution at the maximum.
 
     The first start is `start`: "prior" (a draw, as all others), "median" of the prior, or values
@@ -42,6 +43,11 @@ class Options:
     quite smooth.
     """
 
+    name: ClassVar[str] = "map"
+    needs_gradient: ClassVar[bool] = True
+    side_by_side: ClassVar[bool] = True
+    free: ClassVar[tuple[str, ...]] = ("chunk",)
+
     num_starts: int = 16
     num_steps: int = 200
     num_tries: int = 0  # prior draws of which the starts are the best; 0: as many as starts
@@ -50,7 +56,13 @@ class Options:
     curvature: str = "hessian"
     chunk: int = 50  # iterations between visits of the host; changes no bit
 
-    free = ("chunk",)
+    def run(self, problem: Problem, key: PRNGKeyArray, session: Session) -> Posterior:
+        return _run(problem, key, session, self)
+
+    def run_many(
+        self, problem: Problem, keys: PRNGKeyArray, data: PyTree, session: Session
+    ) -> list[Posterior]:
+        return _run_many(problem, keys, data, session, self)
 
 
 def height(out: Density) -> Any:
@@ -132,31 +144,29 @@ def search(
     first = first_start(problem, options.start)
     init = jax.jit(functools.partial(_init, problem=problem, options=options, first=first))
     advance = jax.jit(functools.partial(_advance, problem=problem, options=options, target=target))
-    saved = session.load()
-    if saved is None:
-        state = init(key, problem.data)
-    else:
-        state, _ = unpack(saved, jax.eval_shape(init, key, problem.data))
+    state, draws = begin(session, init, key, problem.data)
     depth = functools.partial(_depth, data=problem.data, problem=problem, target=target)
     depths = jax.jit(jax.vmap(jax.value_and_grad(depth)))
-    done = int(state[2])
-    while done < options.num_steps:
+
+    def step(state: Any, _: Draws) -> Step:
         state = advance(state, problem.data)
         done = min(int(state[2]), options.num_steps)
-        session.report(
-            done,
-            options.num_steps,
-            lambda z=state[0], n=done: {
-                "evaluations": n * options.num_starts,
-                "height": -float(np.nanmin(np.asarray(depths(z)[0]))),
-            },
-        )
-        session.tick(state, {}, done=done >= options.num_steps)
+
+        def numbers() -> dict[str, Any]:
+            return {
+                "evaluations": done * options.num_starts,
+                "height": -float(np.nanmin(np.asarray(depths(state[0])[0]))),
+            }
+
+        return Step(state, {}, done, options.num_steps, numbers, done >= options.num_steps)
+
+    if int(state[2]) < options.num_steps:
+        state = drive(session, state, draws, step)
     return best_start(state[0], depths, options)
 
 
-def run_many(
-    problem: Problem, keys: Any, data: Any, session: Session, options: Options
+def _run_many(
+    problem: Problem, keys: PRNGKeyArray, data: PyTree, session: Session, options: MAP
 ) -> list[Posterior]:
     """As `run`, for all items of the data side by side."""
     if options.num_draws:
@@ -241,7 +251,7 @@ def point(method: str, problem: Problem, z: Any, stats: Any, warnings: Any) -> P
     )
 
 
-def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
+def _run(problem: Problem, key: PRNGKeyArray, session: Session, options: MAP) -> Posterior:
     if options.curvature not in CURVATURES:
         raise ValueError(f"curvature is {' or '.join(CURVATURES)}, found '{options.curvature}'")
     z, stats, warnings = search(problem, key, session, options, height)
@@ -257,7 +267,7 @@ def _by_differences(height: Any, z: Any) -> tuple[Any, Any]:
 
 
 def _laplace(
-    problem: Problem, key: Any, z: Any, options: Options, stats: dict[str, Any], warnings: Any
+    problem: Problem, key: Any, z: Any, options: MAP, stats: dict[str, Any], warnings: Any
 ) -> Posterior:
     """Weighted draws from the normal distribution at the maximum of the density in z."""
     mode = z

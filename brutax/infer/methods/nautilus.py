@@ -6,29 +6,32 @@ Fewest evaluations of all methods, in batches: for likelihoods of a millisecond 
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from brutax.infer.checkpoint import CheckpointError, Session
+from brutax.infer.method import AbstractMethod
 from brutax.infer.methods._host import Points, need, seed_words
 from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Problem
 
 SLICE = 0.5  # seconds between looks at signals and the clock
 
-NEEDS_GRADIENT = False
-NEEDS_ICDF = True
-
 
 @dataclass(frozen=True)
-class Options:
+class Nautilus(AbstractMethod):
     """Options of nautilus under its own names; None leaves its default.
 
     A run ends with `n_eff` effective draws. `discard_exploration` leaves out those from the
     time when bounds were still being found, which are slightly biased.
     """
+
+    name: ClassVar[str] = "nautilus"
+    needs_unit_cube: ClassVar[bool] = True
+    free: ClassVar[tuple[str, ...]] = ("n_eff", "n_like_max")
 
     n_live: int = 1000
     n_update: int | None = None
@@ -45,13 +48,14 @@ class Options:
     n_like_max: int | None = None
     discard_exploration: bool = True
 
-    free = ("n_eff", "n_like_max")
+    def run(self, problem: Problem, key: PRNGKeyArray, session: Session) -> Posterior:
+        return _run(problem, key, session, self)
 
 
 RUN = ("f_live", "n_shell", "n_eff", "n_like_max", "discard_exploration")
 
 
-def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
+def _run(problem: Problem, key: PRNGKeyArray, session: Session, options: Nautilus) -> Posterior:
     nautilus = need("nautilus", "samplers")
     if problem.prior.size < 2:
         raise ValueError("nautilus needs at least two free parameters: use 'nested' or 'dynesty'")
@@ -111,7 +115,7 @@ def _written(sampler: Any) -> np.ndarray:
         return np.frombuffer(path.read_bytes(), np.uint8)
 
 
-def _calls_left(sampler: Any, options: Options) -> int:
+def _calls_left(sampler: Any, options: Nautilus) -> int:
     if not sampler.explored:  # as many bounds again as there are, as a guess
         return int(sampler.n_like)
     share = max(float(sampler.n_eff), 1.0) / max(int(np.sum(sampler.shell_n)), 1)
@@ -119,7 +123,7 @@ def _calls_left(sampler: Any, options: Options) -> int:
 
 
 def _posterior(
-    problem: Problem, sampler: Any, points: Points, done: bool, options: Options
+    problem: Problem, sampler: Any, points: Points, done: bool, options: Nautilus
 ) -> Posterior:
     u, log_weights, _ = sampler.posterior()
     table = problem.evaluate(jnp.asarray(points.to_real(u), float))

@@ -6,30 +6,32 @@ Needs neither gradients nor inverse CDFs. The points that replace deleted ones m
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import blackjax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from blackjax.ns import utils as ns_utils
-from blackjax.ns.base import NSInfo, StateWithLogLikelihood
+from jaxtyping import PRNGKeyArray, PyTree
 
-from brutax.infer.checkpoint import Session, pack, unpack
+from brutax.infer.checkpoint import Session
+from brutax.infer.loop import Draws, Step, begin, drive, joined
+from brutax.infer.method import AbstractMethod
 from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Problem
 
 N_VOLUMES = 200  # simulated sequences of prior volumes, for the error of the evidence
 
-NEEDS_GRADIENT = False
-
 
 @dataclass(frozen=True)
-class Options:
+class Nested(AbstractMethod):
     """Live points, points deleted per step (default a tenth), moves (default 4 per dimension).
 
     A run ends when the live points can add less than `dlogz` to the log-evidence.
     """
+
+    name: ClassVar[str] = "nested"
+    side_by_side: ClassVar[bool] = True
+    free: ClassVar[tuple[str, ...]] = ("max_steps", "chunk")
 
     num_live: int = 500
     num_delete: int | None = None
@@ -38,10 +40,18 @@ class Options:
     max_steps: int = 10_000
     chunk: int = 20  # steps between visits of the host; changes no bit
 
-    free = ("max_steps", "chunk")
+    def run(self, problem: Problem, key: PRNGKeyArray, session: Session) -> Posterior:
+        return _run(problem, key, session, self)
+
+    def run_many(
+        self, problem: Problem, keys: PRNGKeyArray, data: PyTree, session: Session
+    ) -> list[Posterior]:
+        return _run_many(problem, keys, data, session, self)
 
 
-def _sampler(problem: Problem, options: Options, data: Any) -> Any:
+def _sampler(problem: Problem, options: Nested, data: Any) -> Any:
+    import blackjax  # slow to import
+
     def log_prior(z: Any) -> Any:
         _, log_base, log_jacobian = problem.prior.from_real(z)
         return log_base + log_jacobian
@@ -58,7 +68,7 @@ def _sampler(problem: Problem, options: Options, data: Any) -> Any:
     )
 
 
-def _init(key: Any, data: Any, problem: Problem, options: Options) -> Any:
+def _init(key: Any, data: Any, problem: Problem, options: Nested) -> Any:
     key_start, key_run = jax.random.split(key)
     z = jax.vmap(problem.sample_real)(jax.random.split(key_start, options.num_live))
     return _sampler(problem, options, data).init(z), key_run, jnp.zeros((), jnp.int32)
@@ -69,7 +79,7 @@ def _remaining(ns: Any) -> Any:
     return jnp.logaddexp(ns.integrator.logZ, ns.integrator.logZ_live) - ns.integrator.logZ
 
 
-def _advance(state: Any, data: Any, problem: Problem, options: Options) -> tuple[Any, Any]:
+def _advance(state: Any, data: Any, problem: Problem, options: Nested) -> tuple[Any, Any]:
     """A chunk of steps; those after the end of the run do nothing."""
     sampler = _sampler(problem, options, data)
 
@@ -93,66 +103,63 @@ def _advance(state: Any, data: Any, problem: Problem, options: Options) -> tuple
     return state, (dict(dead._asdict(), calls=calls), ran, _remaining(state[0]))
 
 
-def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
+def _run(problem: Problem, key: PRNGKeyArray, session: Session, options: Nested) -> Posterior:
     init = jax.jit(functools.partial(_init, problem=problem, options=options))
     advance = jax.jit(functools.partial(_advance, problem=problem, options=options))
-    saved = session.load()
-    if saved is None:
-        state, draws = init(key, problem.data), {}
-    else:
-        state, draws = unpack(saved, jax.eval_shape(init, key, problem.data))
-    while True:
+    state, draws = begin(session, init, key, problem.data)
+    left = np.inf
+
+    def step(state: Any, draws: Draws) -> Step:
+        nonlocal left
         state, (dead, ran, remaining) = advance(state, problem.data)
-        ran = np.asarray(ran)
-        for name, value in dead.items():
-            draws.setdefault(name, []).append(np.asarray(value)[ran])
-        end = not ran.all() or float(remaining) <= options.dlogz
-        session.report(
-            int(state[2]),
-            int(state[2]) + _steps_left(float(remaining), options),
+        ran, left = np.asarray(ran), float(remaining)
+        done = int(state[2])
+        return Step(
+            state,
+            {name: np.asarray(value)[ran] for name, value in dead.items()},
+            done,
+            done + _steps_left(left, options),
             functools.partial(_numbers, state, draws),
+            not ran.all() or left <= options.dlogz,
         )
-        session.tick(state, draws, done=end)
-        if end:
-            break
-    joined = {k.split("/", 1)[1]: v for k, v in pack((), draws).items()}
-    return _posterior(problem, state, joined, float(remaining), options)
+
+    state = drive(session, state, draws, step)
+    return _posterior(problem, state, joined(draws), left, options)
 
 
-def run_many(
-    problem: Problem, keys: Any, data: Any, session: Session, options: Options
+def _run_many(
+    problem: Problem, keys: PRNGKeyArray, data: PyTree, session: Session, options: Nested
 ) -> list[Posterior]:
     """As `run`, for all items of the data side by side; those that have ended wait."""
     init = jax.jit(jax.vmap(functools.partial(_init, problem=problem, options=options)))
     one = functools.partial(_advance, problem=problem, options=options)
     advance = jax.jit(jax.vmap(one, out_axes=(0, (1, 1, 0))))
-    saved = session.load()
-    if saved is None:
-        state, draws = init(keys, data), {}
-    else:
-        state, draws = unpack(saved, jax.eval_shape(init, keys, data))
-    while True:
-        state, (dead, ran, remaining) = advance(state, data)
-        for name, value in {**dead, "ran": ran}.items():
-            draws.setdefault(name, []).append(np.asarray(value))
-        remaining = np.asarray(remaining)
+    state, draws = begin(session, init, keys, data)
+    remaining = np.full(len(keys), np.inf)
+
+    def step(state: Any, draws: Draws) -> Step:
+        nonlocal remaining
+        state, (dead, ran, left) = advance(state, data)
+        remaining = np.asarray(left)
         ended = ~np.all(np.asarray(ran), axis=0) | (remaining <= options.dlogz)
-        steps = int(np.max(np.asarray(state[2])))
-        session.report(
-            steps,
-            steps + _steps_left(float(np.max(remaining)), options),
+        done = int(np.max(np.asarray(state[2])))
+        return Step(
+            state,
+            {**dead, "ran": ran},
+            done,
+            done + _steps_left(float(np.max(remaining)), options),
             lambda: {"evaluations": sum(int(x.sum()) for x in draws["calls"])},
+            bool(ended.all()),
         )
-        session.tick(state, draws, done=bool(ended.all()))
-        if ended.all():
-            break
-    joined = {k.split("/", 1)[1]: v for k, v in pack((), draws).items()}
-    ran = joined.pop("ran")
+
+    state = drive(session, state, draws, step)
+    dead = joined(draws)
+    ran = dead.pop("ran")
     return [
         _posterior(
             problem,
             jax.tree.map(lambda x: x[k], state),  # noqa: B023
-            {name: v[ran[:, k], k] for name, v in joined.items()},
+            {name: v[ran[:, k], k] for name, v in dead.items()},
             float(remaining[k]),
             options,
         )
@@ -160,7 +167,7 @@ def run_many(
     ]
 
 
-def _steps_left(remaining: float, options: Options) -> int:
+def _steps_left(remaining: float, options: Nested) -> int:
     """Steps to the end if the likelihood rose no more: a lower bound before the peak is found."""
     share = (options.num_delete or max(options.num_live // 10, 1)) / options.num_live
     open_part = max(np.log(max(remaining, 1e-30) / options.dlogz), 0.0)
@@ -174,8 +181,11 @@ def _numbers(state: Any, draws: dict[str, list[np.ndarray]]) -> dict[str, Any]:
 
 
 def _posterior(
-    problem: Problem, state: Any, dead: dict[str, np.ndarray], remaining: float, options: Options
+    problem: Problem, state: Any, dead: dict[str, np.ndarray], remaining: float, options: Nested
 ) -> Posterior:
+    from blackjax.ns import utils as ns_utils  # slow to import
+    from blackjax.ns.base import NSInfo, StateWithLogLikelihood
+
     ns, key, steps = state
     particles = StateWithLogLikelihood(
         **{

@@ -9,31 +9,37 @@ warm-up and short trees, and see one mode only.
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.infer import NUTS
+from jaxtyping import PRNGKeyArray, PyTree
+from numpyro.infer import NUTS as Kernel
 
 from brutax.infer.chains import check_until, diagnose, reached, so_far, start
-from brutax.infer.checkpoint import Session, pack, unpack
+from brutax.infer.checkpoint import Session
 from brutax.infer.gaussian import Gaussian, find
+from brutax.infer.loop import Draws, Step, begin, chunks, drive, joined
+from brutax.infer.method import AbstractMethod
 from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Problem
 
 MAP_STEPS = 200  # of each search for the maximum
 
-NEEDS_GRADIENT = True
-
 
 @dataclass(frozen=True)
-class Options:
+class NUTS(AbstractMethod):
     """Steps of warm-up and of sampling per chain, and the settings of numpyro's NUTS.
 
     With `until=dict(rhat=1.01, ess=400)` chains go on, `num_samples` steps at a time, until every
     parameter is there or they have `max_samples` steps (default 20 times `num_samples`).
     """
+
+    name: ClassVar[str] = "nuts"
+    needs_gradient: ClassVar[bool] = True
+    side_by_side: ClassVar[bool] = True
+    free: ClassVar[tuple[str, ...]] = ("num_samples", "until", "max_samples", "chunk")
 
     num_warmup: int = 1000
     num_samples: int = 1000  # may grow when a checkpoint is continued
@@ -49,18 +55,24 @@ class Options:
     in_turn: bool = False  # chains one after the other, as problems with `in_turn` do
     chunk: int = 100  # steps between visits of the host; changes no bit
 
-    free = ("num_samples", "until", "max_samples", "chunk")  # what a continued run may change
-
     def __post_init__(self) -> None:
         if self.start not in ("prior", "map"):
             raise ValueError(f"start is 'prior' or 'map', found {self.start!r}")
 
+    def run(self, problem: Problem, key: PRNGKeyArray, session: Session) -> Posterior:
+        return _run(problem, key, session, self)
 
-def _kernel(problem: Problem, options: Options, data: Any, frame: Gaussian | None) -> NUTS:
+    def run_many(
+        self, problem: Problem, keys: PRNGKeyArray, data: PyTree, session: Session
+    ) -> list[Posterior]:
+        return _run_many(problem, keys, data, session, self)
+
+
+def _kernel(problem: Problem, options: NUTS, data: Any, frame: Gaussian | None) -> Kernel:
     def potential(u: Any) -> Any:
         return -problem.density(u if frame is None else frame.place(u), data).log_target
 
-    return NUTS(
+    return Kernel(
         potential_fn=potential,
         target_accept_prob=options.target_accept,
         max_tree_depth=options.max_tree_depth,
@@ -68,7 +80,7 @@ def _kernel(problem: Problem, options: Options, data: Any, frame: Gaussian | Non
     )
 
 
-def _init(key: Any, data: Any, problem: Problem, options: Options) -> Any:
+def _init(key: Any, data: Any, problem: Problem, options: NUTS) -> Any:
     """The frame of the chains, if any, and their state."""
     key_start, key_run = jax.random.split(key)
     chains, frame = options.num_chains, None
@@ -91,7 +103,7 @@ def _init(key: Any, data: Any, problem: Problem, options: Options) -> Any:
 
 
 def _advance(
-    state: Any, n: Any, data: Any, problem: Problem, options: Options
+    state: Any, n: Any, data: Any, problem: Problem, options: NUTS
 ) -> tuple[Any, dict[str, Any]]:
     """`n` steps of at most `options.chunk`."""
     frame, chains = state
@@ -126,30 +138,26 @@ def _advance(
     return (frame, chains), out
 
 
-def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
+def _run(problem: Problem, key: PRNGKeyArray, session: Session, options: NUTS) -> Posterior:
     check_until(options.until)
     init = jax.jit(functools.partial(_init, problem=problem, options=options))
     advance = jax.jit(functools.partial(_advance, problem=problem, options=options))
-    saved = session.load()
-    if saved is None:
-        state, draws = init(key, problem.data), {}
-    else:
-        state, draws = unpack(saved, jax.eval_shape(init, key, problem.data))
+    state, draws = begin(session, init, key, problem.data)
     numbers = functools.partial(_numbers, problem, draws)
     wanted = options.num_samples
     while True:
         total = options.num_warmup + wanted
         state = _sample(advance, state, draws, problem.data, total, session, options, numbers)
-        joined = {k.split("/", 1)[1]: v[:wanted] for k, v in pack((), draws).items()}
-        posterior = _posterior(problem, joined, options)
+        kept = {name: value[:wanted] for name, value in joined(draws).items()}
+        posterior = _posterior(problem, kept, options)
         most = options.max_samples or 20 * options.num_samples
         if not options.until or wanted >= most or reached(posterior.stats, options.until):
             return posterior
         wanted = min(wanted + options.num_samples, most)
 
 
-def run_many(
-    problem: Problem, keys: Any, data: Any, session: Session, options: Options
+def _run_many(
+    problem: Problem, keys: PRNGKeyArray, data: PyTree, session: Session, options: NUTS
 ) -> list[Posterior]:
     """As `run`, for all items of the data side by side."""
     if options.until:
@@ -157,17 +165,13 @@ def run_many(
     one = functools.partial(_advance, problem=problem, options=options)
     advance = jax.jit(jax.vmap(one, in_axes=(0, None, 0), out_axes=(0, 1)))
     init = jax.jit(jax.vmap(functools.partial(_init, problem=problem, options=options)))
-    saved = session.load()
-    if saved is None:
-        state, draws = init(keys, data), {}
-    else:
-        state, draws = unpack(saved, jax.eval_shape(init, keys, data))
+    state, draws = begin(session, init, keys, data)
     total = options.num_warmup + options.num_samples
     numbers = functools.partial(_evaluations, draws)
     _sample(advance, state, draws, data, total, session, options, numbers)
-    joined = {k.split("/", 1)[1]: v[: options.num_samples] for k, v in pack((), draws).items()}
+    kept = {name: value[: options.num_samples] for name, value in joined(draws).items()}
     return [
-        _posterior(problem, {name: v[:, k] for name, v in joined.items()}, options)
+        _posterior(problem, {name: v[:, k] for name, v in kept.items()}, options)
         for k, problem in enumerate(problem.split(data))
     ]
 
@@ -175,40 +179,40 @@ def run_many(
 def _sample(
     advance: Any,
     state: Any,
-    draws: dict[str, list[np.ndarray]],
+    draws: Draws,
     data: Any,
     total: int,
     session: Session,
-    options: Options,
+    options: NUTS,
     numbers: Any,
 ) -> Any:
     """Steps up to `total`, warm-up included; `draws` grow."""
-    done = int(np.asarray(state[1].i).ravel()[0])
-    while done < total:
-        stage_end = options.num_warmup if done < options.num_warmup else total
-        n = min(options.chunk, stage_end - done)
+    first = int(np.asarray(state[1].i).ravel()[0])
+    if first >= total:
+        return state
+    at = iter(chunks(first, options.num_warmup, total, options.chunk))
+
+    def step(state: Any, _: Any) -> Step:
+        done, n, warm = next(at)
         state, out = advance(state, n, data)
-        if done >= options.num_warmup:
-            for name, value in out.items():
-                draws.setdefault(name, []).append(np.asarray(value)[:n])
-        done += n
-        session.report(done, total, numbers)
-        session.tick(state, draws, done=done >= total)
-    return state
+        new = {} if warm else {name: np.asarray(value)[:n] for name, value in out.items()}
+        return Step(state, new, done + n, total, numbers, done + n >= total)
+
+    return drive(session, state, draws, step)
 
 
-def _evaluations(draws: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+def _evaluations(draws: Draws) -> dict[str, Any]:
     return {"evaluations": sum(int(np.sum(x)) for x in draws.get("num_steps", ()))}
 
 
-def _numbers(problem: Problem, draws: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+def _numbers(problem: Problem, draws: Draws) -> dict[str, Any]:
     if not draws:
         return {"stage": "warm-up"}
     steps = sum(int(np.sum(x)) for x in draws["num_steps"])
     return {"evaluations": steps, **so_far(problem, draws["z"])}
 
 
-def _posterior(problem: Problem, draws: dict[str, np.ndarray], options: Options) -> Posterior:
+def _posterior(problem: Problem, draws: dict[str, np.ndarray], options: NUTS) -> Posterior:
     kept = {k: np.swapaxes(v, 0, 1) for k, v in draws.items()}
     table = problem.evaluate(jnp.asarray(kept["z"].reshape(-1, problem.prior.size)))
     shape = kept["potential"].shape

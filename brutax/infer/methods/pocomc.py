@@ -5,23 +5,26 @@ being run again with the log-likelihoods that it had (`Replay`); nothing is pick
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from brutax.infer.checkpoint import Session
+from brutax.infer.method import AbstractMethod
 from brutax.infer.methods._host import Points, Replay, need, seed_words
 from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Problem
 
-NEEDS_GRADIENT = False
-
 
 @dataclass(frozen=True)
-class Options:
+class PocoMC(AbstractMethod):
     """Options of pocoMC under its own names; None leaves its default."""
+
+    name: ClassVar[str] = "pocomc"
+    free: ClassVar[tuple[str, ...]] = ()
 
     n_effective: int = 1000
     n_active: int | None = None
@@ -38,7 +41,8 @@ class Options:
     n_total: int = 4096
     n_evidence: int = 4096
 
-    free = ()
+    def run(self, problem: Problem, key: PRNGKeyArray, session: Session) -> Posterior:
+        return _run(problem, key, session, self)
 
 
 RUN = ("n_total", "n_evidence")
@@ -61,7 +65,7 @@ class FlatPrior:
         return np.asarray(jax.vmap(self._problem.sample_real)(keys), np.float64)
 
 
-def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
+def _run(problem: Problem, key: PRNGKeyArray, session: Session, options: PocoMC) -> Posterior:
     pocomc = need("pocomc", "pocomc")
     points = Points(problem)
     replay = Replay(session, problem.prior.size)

@@ -11,13 +11,16 @@ many problems go side by side without waiting for one another.
 
 import functools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray, PyTree
 
 from brutax.infer.checkpoint import Session, unpack
+from brutax.infer.loop import Draws, Step, begin, drive
+from brutax.infer.method import AbstractMethod
 from brutax.infer.posterior import Posterior
 from brutax.infer.problem import Problem
 
@@ -28,15 +31,17 @@ BISECTIONS = 30  # for the next beta
 RIDGE = 1e-6  # on the covariance of the particles
 JUMP = 0.1  # share of differential-evolution moves by a whole difference
 
-NEEDS_GRADIENT = False
-
 
 @dataclass(frozen=True)
-class Options:
+class SMC(AbstractMethod):
     """Particles, moves of each at every beta, and the share that a step of beta leaves effective.
 
     Of many problems `at_once` go side by side, all of them one block after the other.
     """
+
+    name: ClassVar[str] = "smc"
+    side_by_side: ClassVar[bool] = True
+    free: ClassVar[tuple[str, ...]] = ("max_stages", "at_once", "chunk")
 
     num_particles: int = 512
     num_moves: int = 10
@@ -46,8 +51,6 @@ class Options:
     at_once: int = 8
     chunk: int = 4  # stages between visits of the host; changes no bit
 
-    free = ("max_stages", "at_once", "chunk")
-
     def __post_init__(self) -> None:
         if self.num_particles < 8 or self.num_particles % 2:
             raise ValueError(f"num_particles is even and at least 8, found {self.num_particles}")
@@ -55,6 +58,14 @@ class Options:
             raise ValueError("num_moves and num_final are at least 1")
         if not 0.0 < self.ess < 1.0:
             raise ValueError(f"ess is between 0 and 1, found {self.ess}")
+
+    def run(self, problem: Problem, key: PRNGKeyArray, session: Session) -> Posterior:
+        return _run(problem, key, session, self)
+
+    def run_many(
+        self, problem: Problem, keys: PRNGKeyArray, data: PyTree, session: Session
+    ) -> list[Posterior]:
+        return _run_many(problem, keys, data, session, self)
 
 
 class _State(NamedTuple):
@@ -81,7 +92,7 @@ def _densities(z: Any, data: Any, problem: Problem) -> tuple[Any, Any]:
     return jax.lax.map(one, z) if problem.in_turn else jax.vmap(one)(z)
 
 
-def _init(key: Any, data: Any, problem: Problem, options: Options) -> _State:
+def _init(key: Any, data: Any, problem: Problem, options: SMC) -> _State:
     z = jax.vmap(problem.sample_real)(jax.random.split(key, options.num_particles))
     log_like, log_base = _densities(z, data, problem)
     zero = jnp.zeros((), z.dtype)
@@ -121,7 +132,7 @@ def _systematic(key: Any, weights: Any) -> Any:
     return jnp.minimum(at, n - 1)
 
 
-def _stage(state: _State, key: Any, data: Any, problem: Problem, options: Options) -> _State:
+def _stage(state: _State, key: Any, data: Any, problem: Problem, options: SMC) -> _State:
     """One step of beta, of 0 at the end: weigh, resample, move."""
     n, size = state.z.shape
     key_pick, key_move = jax.random.split(jax.random.fold_in(key, state.stage))
@@ -211,7 +222,7 @@ def _stage(state: _State, key: Any, data: Any, problem: Problem, options: Option
 
 
 def _advance(
-    state: _State, key: Any, stages: Any, data: Any, problem: Problem, options: Options
+    state: _State, key: Any, stages: Any, data: Any, problem: Problem, options: SMC
 ) -> _State:
     """At most `stages` more; nothing after the end."""
 
@@ -226,24 +237,24 @@ def _advance(
     return jax.lax.while_loop(more, go, (state, stages))[0]
 
 
-def run(problem: Problem, key: Any, session: Session, options: Options) -> Posterior:
+def _run(problem: Problem, key: PRNGKeyArray, session: Session, options: SMC) -> Posterior:
     key_start, key_run = jax.random.split(key)
     init = jax.jit(functools.partial(_init, problem=problem, options=options))
     advance = jax.jit(functools.partial(_advance, problem=problem, options=options))
-    saved = session.load()
-    if saved is None:
-        state = init(key_start, problem.data)
-    else:
-        state, _ = unpack(saved, jax.eval_shape(init, key_start, problem.data))
-    while not _over(state, options):
+    state, draws = begin(session, init, key_start, problem.data)
+
+    def step(state: _State, _: Draws) -> Step:
         state = advance(state, key_run, jnp.asarray(options.chunk, jnp.int32), problem.data)
-        session.report(float(state.beta), 1.0, functools.partial(_numbers, state, options))
-        session.tick(state, {}, done=_over(state, options))
+        numbers = functools.partial(_numbers, state, options)
+        return Step(state, {}, float(state.beta), 1.0, numbers, _over(state, options))
+
+    if not _over(state, options):
+        state = drive(session, state, draws, step)
     return _posterior(problem, state, options)
 
 
-def run_many(
-    problem: Problem, keys: Any, data: Any, session: Session, options: Options
+def _run_many(
+    problem: Problem, keys: PRNGKeyArray, data: PyTree, session: Session, options: SMC
 ) -> list[Posterior]:
     """As `run`, for all items of the data, `at_once` side by side."""
     pairs = jax.vmap(jax.random.split)(keys)
@@ -257,8 +268,8 @@ def run_many(
         state = _in_blocks(lambda at: init(pairs[at, 0], _take(data, at)), n, block)
     else:
         state, _ = unpack(saved, jax.eval_shape(init, pairs[:, 0], data))
-    for begin in range(0, n, block):
-        at = np.minimum(np.arange(begin, begin + block), n - 1)
+    for first in range(0, n, block):
+        at = np.minimum(np.arange(first, first + block), n - 1)
         part, part_data = _take(state, at), _take(data, at)
         while not _over(part, options):
             part = advance(part, pairs[at, 1], jnp.asarray(options.chunk, jnp.int32), part_data)
@@ -277,23 +288,23 @@ def _take(tree: Any, at: Any) -> Any:
 
 def _in_blocks(function: Any, n: int, block: int) -> Any:
     parts = []
-    for begin in range(0, n, block):
-        at = np.minimum(np.arange(begin, begin + block), n - 1)
-        parts.append(_take(function(at), slice(0, min(block, n - begin))))
+    for first in range(0, n, block):
+        at = np.minimum(np.arange(first, first + block), n - 1)
+        parts.append(_take(function(at), slice(0, min(block, n - first))))
     return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
 
-def _over(state: _State, options: Options) -> bool:
+def _over(state: _State, options: SMC) -> bool:
     over = (state.final >= options.num_final) | (state.stage >= options.max_stages)
     return bool(np.all(np.asarray(over)))
 
 
-def _calls(state: _State, options: Options) -> int:
+def _calls(state: _State, options: SMC) -> int:
     each = 1 + np.asarray(state.stage, int) * options.num_moves
     return int(np.sum(each) * options.num_particles)
 
 
-def _numbers(state: _State, options: Options) -> dict[str, Any]:
+def _numbers(state: _State, options: SMC) -> dict[str, Any]:
     out: dict[str, Any] = {"evaluations": _calls(state, options)}
     return out if np.ndim(state.logz) else out | {"logz": float(state.logz)}
 
@@ -310,7 +321,7 @@ def _shared(eve: np.ndarray) -> float:
     return float(np.sum(counts * (counts - 1.0)) / (n * (n - 1.0)))
 
 
-def _posterior(problem: Problem, state: _State, options: Options) -> Posterior:
+def _posterior(problem: Problem, state: _State, options: SMC) -> Posterior:
     n = options.num_particles
     table = problem.evaluate(state.z)
     accepted = np.asarray(state.accepted, float)
