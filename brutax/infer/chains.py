@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray, PyTree
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
 from brutax.infer.names import refuse_unknown
@@ -18,10 +19,10 @@ N_TAU = 50  # autocorrelation times that a chain of walkers must be long (emcee'
 WINDOW = 5.0  # autocorrelation times over which one is summed (Sokal 1997)
 
 
-def start(problem: Problem, key: Any, data: Any, n: int) -> Any:
+def start(problem: Problem, key: PRNGKeyArray, data: PyTree, n: int) -> Any:
     """`n` draws from the prior at which the density is finite, as flat vectors (n, size)."""
 
-    def one(key: Any) -> Any:
+    def one(key: PRNGKeyArray) -> Any:
         draws = jax.vmap(problem.sample_real)(jax.random.split(key, N_TRIES))
         density = jax.lax.map(lambda z: problem.density(z, data).log_target, draws)
         return draws[jnp.argmax(jnp.isfinite(density))]  # the first one that is possible

@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import h5py
 import jax
 import numpy as np
+from jaxtyping import Array, PyTree
 
 from brutax.infer.progress import Progress
 from brutax.utils.durable import differences, digest, read_datasets, replace
@@ -24,6 +26,9 @@ from brutax.utils.durable import differences, digest, read_datasets, replace
 MAGIC = "brutax.infer checkpoint"
 SCHEMA = 1
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+
+
+Draws = dict[str, list[np.ndarray]]  # pieces of every kind of draw, in order
 
 
 class CheckpointError(ValueError):
@@ -43,10 +48,10 @@ class Session:
 
     def __init__(
         self,
-        path: Any,
+        path: str | PathLike | None,
         identity: dict[str, Any],
         *,
-        resume: Any = "auto",
+        resume: str | bool = "auto",
         save_every: float = 60.0,
         progress: Progress | None = None,
     ) -> None:
@@ -118,7 +123,7 @@ class Session:
         if self.progress.wanted:
             self.progress(done, total, numbers())
 
-    def tick(self, state: Any, draws: Any, done: bool = False) -> None:
+    def tick(self, state: PyTree, draws: Draws | Callable[[], Draws], done: bool = False) -> None:
         """To be called between chunks: saves when it is time, and stops when asked to.
 
         `draws` are arrays in pieces by name; they or `state` may be functions that gather them.
@@ -136,13 +141,13 @@ class Session:
             raise Interrupted(f"{name}: saved to {self.path}; run the same call again to go on")
 
 
-def pack(state: Any, draws: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+def pack(state: PyTree, draws: Draws) -> dict[str, np.ndarray]:
     """Leaves of a pytree by number, and draws joined along their first axis."""
     arrays = {f"state/{i:04d}": _plain(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
     return arrays | {f"draws/{k}": np.concatenate(v) for k, v in draws.items() if v}
 
 
-def unpack(arrays: dict[str, np.ndarray], like: Any) -> tuple[Any, dict[str, list[np.ndarray]]]:
+def unpack(arrays: Mapping[str, np.ndarray], like: PyTree) -> tuple[Any, Draws]:
     """The inverse of `pack`, in the structure of `like` (shapes from `jax.eval_shape`)."""
     leaves, structure = jax.tree.flatten(like)
     found = [arrays[f"state/{i:04d}"] for i in range(len(leaves))]
@@ -151,9 +156,9 @@ def unpack(arrays: dict[str, np.ndarray], like: Any) -> tuple[Any, dict[str, lis
     return jax.tree.unflatten(structure, state), draws
 
 
-def _plain(leaf: Any) -> np.ndarray:
+def _plain(leaf: Array | np.ndarray | np.generic) -> np.ndarray:
     if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return np.asarray(jax.random.key_data(leaf))
+        return np.asarray(jax.random.key_data(jax.numpy.asarray(leaf)))
     return np.asarray(leaf)
 
 

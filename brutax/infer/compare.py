@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 from scipy.special import log_expit
 
 from brutax.infer.posterior import Posterior
@@ -101,7 +102,9 @@ def compare(models: Mapping[str, Posterior] | list[Posterior]) -> list[Row]:
     return rows
 
 
-def bridge_evidence(problem: Problem, posterior: Posterior, key: Any = 0) -> tuple[float, float]:
+def bridge_evidence(
+    problem: Problem, posterior: Posterior, key: int | PRNGKeyArray = 0
+) -> tuple[float, float]:
     """Log-evidence and its error from draws of equal weight, such as those of NUTS.
 
     Bridge sampling (Meng & Wong 1996, Statistica Sinica 6, 831): a normal distribution fitted to
@@ -163,7 +166,9 @@ def bridge_evidence(problem: Problem, posterior: Posterior, key: Any = 0) -> tup
     return logz, float(np.sqrt(variance))
 
 
-def log_prior_power(problem: Problem, key: Any = 0, n: int = 10_000) -> tuple[float, float]:
+def log_prior_power(
+    problem: Problem, key: int | PRNGKeyArray = 0, n: int = 10_000
+) -> tuple[float, float]:
     """ln of the integral of the squared prior density, and its error, from `n` prior draws.
 
     ln B less that of both models (a minus b) is a Bayes factor without the price of the prior's
@@ -173,7 +178,7 @@ def log_prior_power(problem: Problem, key: Any = 0, n: int = 10_000) -> tuple[fl
     key = jax.random.key(key) if isinstance(key, int) else key
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
 
-        def one(key: Any) -> Any:
+        def one(key: PRNGKeyArray) -> Any:
             params, log_base, _ = problem.prior.from_real(problem.sample_real(key))
             # draws are of the base measure: density squared over it
             return log_base + 2.0 * problem.prior.log_factor(params)

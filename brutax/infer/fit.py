@@ -150,7 +150,7 @@ def _identify(
     }
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(value: object) -> Any:
     return np.asarray(value).tolist() if hasattr(value, "dtype") else value
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 STALLED = 1e-3  # nats: a search ends after RESTS iterations that gain less
 RESTS = 3
@@ -90,7 +90,7 @@ def gaussian_at(height: Function, z: Float[Array, " z"]) -> Gaussian:
 
 
 def gathered(
-    height: Function, draws: Float[Array, "draw z"], key: Any
+    height: Function, draws: Float[Array, "draw z"], key: PRNGKeyArray
 ) -> tuple[Float[Array, "draw z"], Float[Array, " draw"]]:
     """Draws closer to where `height` is large, the highest first, and their heights.
 
@@ -130,7 +130,7 @@ def gathered(
 
 
 def find(
-    height: Function, draws: Float[Array, "draw z"], key: Any, *, starts: int, steps: int
+    height: Function, draws: Float[Array, "draw z"], key: PRNGKeyArray, *, starts: int, steps: int
 ) -> tuple[Gaussian, Array]:
     """The Gaussian at the highest maximum found from the `starts` best of `gathered` draws.
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
+from brutax.infer.checkpoint import Draws as Draws
 from brutax.infer.checkpoint import Session, pack, unpack
 
 State = TypeVar("State")
-Draws = dict[str, list[np.ndarray]]  # pieces of every kind of draw, in order
 
 
 class Step(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
+from jaxtyping import PyTree
 
 from brutax.infer.names import nearest
 
@@ -63,7 +64,7 @@ class AbstractOutputs(eqx.Module):
     def __call__(
         self,
         params: dict[str, Any],
-        data: Any,
+        data: PyTree,
         *,
         what: tuple[str, ...],
         component: tuple[str, ...],

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from brutax.utils import quantile
+from brutax.utils import ArrayLike, quantile
 from brutax.utils.durable import read_datasets, replace
 
 MAGIC = "brutax.infer posterior"
@@ -64,7 +64,7 @@ class Posterior:
         found = [np.min(v) for k, v in self.stats.items() if k.startswith("ess/")]
         return float(min(found)) if found else float(1.0 / np.sum(self.weights**2))
 
-    def quantile(self, q: Any) -> dict[str, np.ndarray]:
+    def quantile(self, q: ArrayLike) -> dict[str, np.ndarray]:
         """Weighted quantiles of every parameter, (*q, *shape)."""
         q = np.asarray(q, float)
 
@@ -113,7 +113,7 @@ class Posterior:
         *,
         at: str = "draws",
         n: int = 500,
-        q: Any = (0.16, 0.5, 0.84),
+        q: ArrayLike = (0.16, 0.5, 0.84),
         seed: int = 0,
         batch: int = 64,
     ) -> Any:
@@ -130,7 +130,8 @@ class Posterior:
                 raise ValueError(f"at is 'draws', 'best' or 'median', found '{at}'")
             draws = _as_jax(self.resample(np.random.default_rng(seed), n))
             values = jax.jit(lambda x: jax.lax.map(function, x, batch_size=min(batch, n)))(draws)
-        return jax.tree.map(lambda x: np.quantile(np.asarray(x, float), q, axis=0), values)
+        levels = np.asarray(q, float)
+        return jax.tree.map(lambda x: np.quantile(np.asarray(x, float), levels, axis=0), values)
 
     def to_arviz(self) -> Any:
         """An ArviZ InferenceData (0.x) or DataTree (1.x); weighted draws are resampled first."""

@@ -98,9 +98,9 @@ class Prior:
                     "that are free, or a dictionary of one prior per parameter"
                 )
             self._factors.append(prior)
-            prior = {}
             for name in list(bounds):
                 self._add_base(name, prior, bounds.pop(name))
+            prior = {}
         if not isinstance(prior, Mapping):
             raise TypeError(f"prior is a dictionary or a density, found {type(prior).__name__}")
         for name, entry in prior.items():
@@ -138,8 +138,9 @@ class Prior:
             low, high = (float(x) for x in bounds)
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
                 raise ValueError(f"bounds of '{name}' must be finite and increase, found {bounds}")
-            bounds = dist.Uniform(low, high)
-        self._entries[name] = self._bases[name] = bounds
+            self._entries[name] = self._bases[name] = dist.Uniform(low, high)
+        else:
+            self._entries[name] = self._bases[name] = bounds
 
     def _lay_out(self) -> None:
         """Walks through the prior once, with draws, to learn shapes."""
@@ -223,7 +224,7 @@ class Prior:
         """ln of (prior density / base density) of what densities describe."""
         if not self._factors:
             return jnp.zeros(())
-        log_base = sum(base.log_prob(params[name]) for name, base in self._bases.items())
+        log_base: Any = sum(base.log_prob(params[name]) for name, base in self._bases.items())
         return sum(factor.log_prob(params) for factor in self._factors) - log_base
 
 
@@ -258,9 +259,10 @@ def _from_cube(value: dist.Distribution, u: Array) -> Array:
     if isinstance(value, dist.Independent):
         return _from_cube(value.base_dist, u)
     if isinstance(value, dist.MultivariateNormal):
-        return value.loc + jnp.einsum("...ij,...j->...i", value.scale_tril, ndtri(u))
+        scale: Any = value.scale_tril
+        return jnp.asarray(value.loc) + jnp.einsum("...ij,...j->...i", scale, ndtri(u))
     if isinstance(value, dist.Beta):
-        return _beta_icdf(value.concentration1, value.concentration0, u)
+        return _beta_icdf(jnp.asarray(value.concentration1), jnp.asarray(value.concentration0), u)
     if isinstance(value, dist.Dirichlet):  # shares of what is left, each of a beta distribution
         each: Any = value.concentration
         first, later = each[..., :-1], jnp.cumsum(each[..., ::-1], axis=-1)[..., ::-1][..., 1:]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from brutax.infer.outputs import AbstractOutputs, Image, Table
 from brutax.infer.prior import Prior
@@ -66,7 +67,7 @@ class Problem:
         self,
         prior: Any,
         log_likelihood: Callable[[dict[str, Any], Any], Any],
-        data: Any = None,
+        data: PyTree = None,
         predict: Callable[..., Any] | None = None,
         *,
         bounds: Mapping[str, Any] | None = None,
@@ -90,7 +91,7 @@ class Problem:
             )
         )
 
-    def with_data(self, data: Any) -> "Problem":
+    def with_data(self, data: PyTree) -> "Problem":
         """The same problem with other data, which shares its compiled programs."""
         other = copy.copy(self)
         other.data = jax.tree.map(jnp.asarray, data)
@@ -100,25 +101,25 @@ class Problem:
         """All parameters from the free ones: ties and constants are added."""
         return self.prior.from_real(self.prior.to_real(params))[0]
 
-    def free_params(self, z: Any) -> dict[str, Any]:
+    def free_params(self, z: Array) -> dict[str, Any]:
         """Free parameters at flat vectors (point, size), each (point, *shape)."""
         found = self._free(z)
         return {name: found[name] for name in self.prior.free}  # JAX sorts names
 
-    def split(self, data: Any) -> "list[Problem]":
+    def split(self, data: PyTree) -> "list[Problem]":
         """One problem per item of the leading axis of `data`."""
         n = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
         if len(n) != 1 or () in n or (0,) in n:
             raise ValueError(f"data need one leading axis of items, found lengths {sorted(n)}")
         return [self.with_data(jax.tree.map(lambda x: x[k], data)) for k in range(*n.pop())]  # noqa: B023
 
-    def evaluate(self, z: Any) -> Points:
+    def evaluate(self, z: Array) -> Points:
         """Parameters and densities at flat vectors (point, size)."""
         out = self._table(z, self.data)
         params = {name: np.asarray(out.params[name]) for name in self.prior.names}
         return Points(params, np.asarray(out.log_likelihood), np.asarray(out.log_prior))
 
-    def density(self, z: Any, data: Any) -> Density:
+    def density(self, z: Array, data: PyTree) -> Density:
         """The posterior density at a flat vector z."""
         params, log_base, log_jacobian = self.prior.from_real(z)
         factor = self.prior.log_factor(params)
@@ -126,7 +127,7 @@ class Problem:
         target = log_like + factor + log_base + log_jacobian
         return Density(params, log_like, log_base + factor, target)
 
-    def sample_real(self, key: Any) -> Any:
+    def sample_real(self, key: PRNGKeyArray) -> Any:
         """A draw from the base measure as a flat vector z."""
         return self.prior.to_real(self.prior.sample(key))
 
@@ -137,7 +138,7 @@ class Problem:
             return predict.names
         order: list[str] = []  # JAX would sort the names
 
-        def names(key: Any) -> None:
+        def names(key: PRNGKeyArray) -> None:
             params = self.prior.from_real(self.sample_real(key))[0]
             out = predict(params, self.data)
             order[:] = out.keys() if isinstance(out, Mapping) else ["model"]
@@ -224,7 +225,7 @@ class Problem:
             self._seconds(z) if timed else (np.nan, np.nan),
         )
 
-    def _seconds(self, z: Any) -> tuple[float, float]:
+    def _seconds(self, z: Array) -> tuple[float, float]:
         """Time per call of the density, alone and `N_PROBES` side by side."""
         found = []
         for points in (z[:1], z):
@@ -236,11 +237,11 @@ class Problem:
         return found[0], found[1]
 
 
-def _probe(z: Any, data: Any, problem: Problem, gradient: bool) -> tuple[Density, Any]:
+def _probe(z: Array, data: PyTree, problem: Problem, gradient: bool) -> tuple[Density, Any]:
     if not gradient:
         return jax.jit(jax.vmap(lambda z: problem.density(z, data)))(z), z
 
-    def target(z: Any) -> tuple[Any, Density]:
+    def target(z: Array) -> tuple[Any, Density]:
         out = problem.density(z, data)
         return jnp.sum(out.log_target), out
 

@@ -1,11 +1,13 @@
 """What samplers outside JAX share: densities of batches of points, seeds, replay, extras."""
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from brutax.infer.checkpoint import CheckpointError, Session
 from brutax.infer.problem import Problem
@@ -19,7 +21,7 @@ def need(package: str, extra: str) -> Any:
         raise ImportError(f"this needs {package}: pip install 'brutax[{extra}]'") from error
 
 
-def seed_words(key: Any) -> list[int]:
+def seed_words(key: PRNGKeyArray) -> list[int]:
     """A JAX key as seed of NumPy's generators."""
     return [int(word) for word in np.ravel(np.asarray(jax.random.key_data(key)))]
 
@@ -39,31 +41,31 @@ class Points:
         self._to_real = jax.jit(jax.vmap(self._real_of_cube))
         self.evaluations = 0
 
-    def _inside(self, u: Any) -> Any:
+    def _inside(self, u: Array) -> Any:
         eps = jnp.finfo(u.dtype).eps
         return jnp.clip(u, eps, 1.0 - eps)  # at 0 and 1 parameters may be infinite
 
-    def _like_of_cube(self, u: Any, data: Any) -> Any:
+    def _like_of_cube(self, u: Array, data: PyTree) -> Any:
         params = self._problem.prior.from_cube(self._inside(u))
         factor = self._problem.prior.log_factor(params)
         return self._problem.log_likelihood(params, data) + factor
 
-    def _like_of_real(self, z: Any, data: Any) -> Any:
+    def _like_of_real(self, z: Array, data: PyTree) -> Any:
         params, _, _ = self._problem.prior.from_real(z)
         factor = self._problem.prior.log_factor(params)
         return self._problem.log_likelihood(params, data) + factor
 
-    def _prior_of_real(self, z: Any) -> Any:
+    def _prior_of_real(self, z: Array) -> Any:
         _, log_base, log_jacobian = self._problem.prior.from_real(z)
         return log_base + log_jacobian
 
-    def _target_of_real(self, z: Any, data: Any) -> Any:
+    def _target_of_real(self, z: Array, data: PyTree) -> Any:
         return self._problem.density(z, data).log_target
 
-    def _real_of_cube(self, u: Any) -> Any:
+    def _real_of_cube(self, u: Array) -> Any:
         return self._problem.prior.to_real(self._problem.prior.from_cube(self._inside(u)))
 
-    def _padded(self, function: Any, x: np.ndarray, *data: Any) -> np.ndarray:
+    def _padded(self, function: Callable[..., Any], x: np.ndarray, *data: PyTree) -> np.ndarray:
         n = len(x)
         size = 1 << max(n - 1, 0).bit_length()
         x = np.concatenate([x, np.broadcast_to(x[:1], (size - n, *x.shape[1:]))])
@@ -112,7 +114,7 @@ class Replay:
         self.known = len(self._values)
         self.asked = 0  # points so far
 
-    def __call__(self, function: Any, points: np.ndarray) -> np.ndarray:
+    def __call__(self, function: Callable[..., Any], points: np.ndarray) -> np.ndarray:
         """`function` of points (point, size), or what it was."""
         first, last = self.asked, self.asked + len(points)
         split = int(np.clip(self.known - first, 0, len(points)))

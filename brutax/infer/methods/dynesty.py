@@ -95,7 +95,7 @@ def _unchanged(u: np.ndarray) -> np.ndarray:
 
 
 def _between(
-    replay: Replay, session: Session, options: Dynesty, found: Any, it: int, ncall: int, **_: Any
+    replay: Replay, session: Session, options: Dynesty, found: Any, it: int, ncall: int, **_: object
 ) -> None:
     """What dynesty calls after every iteration."""
     rest = found.delta_logz if found.delta_logz > 0 else options.dlogz  # NaN at the very end

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import PRNGKeyArray, PyTree
 
 from brutax.infer.chains import autocorrelation_time, diagnose, start
 from brutax.infer.checkpoint import Session
@@ -110,7 +110,7 @@ def _run(problem: Problem, key: PRNGKeyArray, session: Session, options: Emcee) 
         session.tick(_leaves(state), chain, done=done >= options.nsteps)
 
 
-def _advance(sampler: Any, state: Any, chain: dict[str, list[np.ndarray]], n: int) -> Any:
+def _advance(sampler: Any, state: PyTree, chain: dict[str, list[np.ndarray]], n: int) -> Any:
     z, target, accepted = [], [], []
     before = state.coords
     for new in sampler.sample(state, iterations=n, store=False, skip_initial_state_check=True):
@@ -123,7 +123,7 @@ def _advance(sampler: Any, state: Any, chain: dict[str, list[np.ndarray]], n: in
     return type(state)(z[-1], log_prob=target[-1], random_state=sampler.random_state)
 
 
-def _leaves(state: Any) -> tuple[np.ndarray, ...]:
+def _leaves(state: PyTree) -> tuple[np.ndarray, ...]:
     _, words, position, has_gauss, gauss = state.random_state
     at = np.array([position, has_gauss, gauss], np.float64)
     return state.coords, state.log_prob, np.asarray(words), at

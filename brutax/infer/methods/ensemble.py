@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray, PyTree
 from numpyro.infer import AIES, ESS
 
 from brutax.infer.chains import check_until, diagnose, reached, so_far, start
@@ -59,8 +59,8 @@ def _walkers(problem: Problem, options: Ensemble) -> int:
     return n
 
 
-def _kernel(problem: Problem, options: Ensemble, data: Any) -> Any:
-    def potential(z: Any) -> Any:
+def _kernel(problem: Problem, options: Ensemble, data: PyTree) -> Any:
+    def potential(z: Array) -> Any:
         return -problem.density(z, data).log_target
 
     if options.moves == "slice":
@@ -71,7 +71,7 @@ def _kernel(problem: Problem, options: Ensemble, data: Any) -> Any:
         return AIES(potential_fn=potential, moves={made[name](): 1.0 for name in moves})
 
 
-def _init(key: Any, data: Any, problem: Problem, options: Ensemble) -> Any:
+def _init(key: PRNGKeyArray, data: PyTree, problem: Problem, options: Ensemble) -> Any:
     n = _walkers(problem, options)
     key_start, key_run = jax.random.split(key)
     z = start(problem, key_start, data, n)
@@ -81,13 +81,15 @@ def _init(key: Any, data: Any, problem: Problem, options: Ensemble) -> Any:
     return jax.tree.map(jnp.asarray, state)
 
 
-def _advance(state: Any, n: Any, data: Any, problem: Problem, options: Ensemble) -> Any:
+def _advance(
+    state: PyTree, n: int | Array, data: PyTree, problem: Problem, options: Ensemble
+) -> Any:
     """`n` steps of at most `options.chunk`."""
     kernel = _kernel(problem, options, data)
     keys = jax.random.split(jax.random.key(0), len(state.z))
     kernel.init(keys, options.num_warmup, state.z, (), {})  # sets up its moves; state is ours
 
-    def step(state: Any, i: Any) -> Any:
+    def step(state: PyTree, i: int | Array) -> Any:
         state = jax.lax.cond(i < n, lambda s: kernel.sample(s, (), {}), lambda s: s, state)
         return state, state.z
 
@@ -118,7 +120,7 @@ def _run(problem: Problem, key: PRNGKeyArray, session: Session, options: Ensembl
 
 def _walk(
     advance: Callable[..., Any],
-    state: Any,
+    state: PyTree,
     draws: Draws,
     problem: Problem,
     done: int,
@@ -129,7 +131,7 @@ def _walk(
     """Steps from `done` up to `total`, warm-up included; `draws` grow."""
     at = iter(chunks(done, options.num_warmup, total, options.chunk))
 
-    def step(state: Any, draws: Draws) -> Step:
+    def step(state: PyTree, draws: Draws) -> Step:
         done, n, warm = next(at)
         state, z = advance(state, n, problem.data)
         first = -(done - options.num_warmup) % options.thin

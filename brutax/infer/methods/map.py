@@ -4,6 +4,7 @@ The density is that in the parameters themselves; only the search runs over the 
 """
 
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from brutax.infer.checkpoint import Session, unpack
 from brutax.infer.gaussian import climb, gaussian_at
@@ -70,11 +71,17 @@ def height(out: Density) -> Any:
     return out.log_likelihood + out.log_prior
 
 
-def _depth(z: Any, data: Any, problem: Problem, target: Any) -> Any:
+def _depth(z: Array, data: PyTree, problem: Problem, target: Callable[..., Any]) -> Any:
     return -target(problem.density(z, data))
 
 
-def _init(key: Any, data: Any, problem: Problem, options: Any, first: Any) -> Any:
+def _init(
+    key: PRNGKeyArray,
+    data: PyTree,
+    problem: Problem,
+    options: Any,
+    first: Array | np.ndarray | None,
+) -> Any:
     tries = max(options.num_starts, getattr(options, "num_tries", 0))
     z = jax.vmap(problem.sample_real)(jax.random.split(key, tries))
     if tries > options.num_starts:
@@ -115,17 +122,19 @@ def first_start(problem: Problem, given: Any) -> Any:
     return z
 
 
-def _advance(state: Any, data: Any, problem: Problem, options: Any, target: Any) -> Any:
+def _advance(
+    state: PyTree, data: PyTree, problem: Problem, options: Any, target: Callable[..., Any]
+) -> Any:
     depth = functools.partial(_depth, data=data, problem=problem, target=target)
     search = optax.lbfgs()
 
-    def move(z: Any, memory: Any) -> tuple[Any, Any]:
+    def move(z: Array, memory: PyTree) -> tuple[Any, Any]:
         value, grad = optax.value_and_grad_from_state(depth)(z, state=memory)
         update, memory = search.update(grad, memory, z, value=value, grad=grad, value_fn=depth)
         new: Any = optax.apply_updates(z, update)
         return jnp.where(jnp.isfinite(depth(new)), new, z), memory
 
-    def step(_: Any, state: Any) -> Any:
+    def step(_: object, state: PyTree) -> Any:
         z, memory, n = state
         if problem.in_turn:
             new = jax.lax.map(lambda one: move(*one), (z, memory))
@@ -138,7 +147,7 @@ def _advance(state: Any, data: Any, problem: Problem, options: Any, target: Any)
 
 
 def search(
-    problem: Problem, key: Any, session: Session, options: Any, target: Any
+    problem: Problem, key: PRNGKeyArray, session: Session, options: Any, target: Callable[..., Any]
 ) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
     """The flat vector of the highest `target` that any start found, numbers and warnings."""
     first = first_start(problem, options.start)
@@ -148,7 +157,7 @@ def search(
     depth = functools.partial(_depth, data=problem.data, problem=problem, target=target)
     depths = jax.jit(jax.vmap(jax.value_and_grad(depth)))
 
-    def step(state: Any, _: Draws) -> Step:
+    def step(state: PyTree, _: Draws) -> Step:
         state = advance(state, problem.data)
         done = min(int(state[2]), options.num_steps)
 
@@ -177,11 +186,11 @@ def _run_many(
 def search_many(
     method: str,
     problem: Problem,
-    keys: Any,
-    data: Any,
+    keys: PRNGKeyArray,
+    data: PyTree,
     session: Session,
     options: Any,
-    target: Any,
+    target: Callable[..., Any],
 ) -> list[Posterior]:
     first = first_start(problem, options.start)
     start = functools.partial(_init, problem=problem, options=options, first=first)
@@ -206,7 +215,7 @@ def search_many(
         state = z, memory, jnp.full_like(count, int(n))
         session.tick(state, {}, done=done >= options.num_steps)
 
-    def depth(z: Any, data: Any) -> Any:
+    def depth(z: Array, data: PyTree) -> Any:
         return _depth(z, data, problem, target)
 
     depths = jax.jit(jax.vmap(jax.value_and_grad(depth), in_axes=(0, None)))
@@ -216,7 +225,9 @@ def search_many(
     ]
 
 
-def best_start(z: Any, depths: Any, options: Any) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
+def best_start(
+    z: Array, depths: Callable[..., Any], options: Any
+) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
     value, grad = depths(z)
     value = np.nan_to_num(-np.asarray(value, np.float64), nan=-np.inf)
     at = int(np.argmax(value))
@@ -237,7 +248,9 @@ def best_start(z: Any, depths: Any, options: Any) -> tuple[Any, dict[str, Any], 
     return z[at], stats, warnings
 
 
-def point(method: str, problem: Problem, z: Any, stats: Any, warnings: Any) -> Posterior:
+def point(
+    method: str, problem: Problem, z: Array, stats: Any, warnings: Sequence[str]
+) -> Posterior:
     """A posterior of one draw."""
     table = problem.evaluate(z[None])
     return Posterior(
@@ -260,22 +273,27 @@ def _run(problem: Problem, key: PRNGKeyArray, session: Session, options: MAP) ->
     return _laplace(problem, jax.random.fold_in(key, 1), z, options, stats, warnings)
 
 
-def _by_differences(height: Any, z: Any) -> tuple[Any, Any]:
+def _by_differences(height: Callable[..., Any], z: Array) -> tuple[Any, Any]:
     """The maximum near z, and a root of the covariance there."""
     found = gaussian_at(height, climb(height, z, CLIMB)[0])
     return found.mean, found.scale
 
 
 def _laplace(
-    problem: Problem, key: Any, z: Any, options: MAP, stats: dict[str, Any], warnings: Any
+    problem: Problem,
+    key: PRNGKeyArray,
+    z: Array,
+    options: MAP,
+    stats: dict[str, Any],
+    warnings: Sequence[str],
 ) -> Posterior:
     """Weighted draws from the normal distribution at the maximum of the density in z."""
     mode = z
 
-    def depth(z: Any) -> Any:
+    def depth(z: Array) -> Any:
         return -problem.density(z, problem.data).log_target
 
-    def newton(_: Any, z: Any) -> Any:
+    def newton(_: object, z: Array) -> Any:
         step = jnp.linalg.solve(jax.hessian(depth)(z), jax.grad(depth)(z))
         for shrink in (1.0, 0.3, 0.1):
             new = z - shrink * step

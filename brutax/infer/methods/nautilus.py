@@ -4,6 +4,7 @@ Fewest evaluations of all methods, in batches: for likelihoods of a millisecond 
 """
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -92,7 +93,9 @@ def _unchanged(u: np.ndarray) -> np.ndarray:
     return u
 
 
-def _read(nautilus: Any, points: Points, made: dict[str, Any], saved: Any) -> Any:
+def _read(
+    nautilus: Any, points: Points, made: dict[str, Any], saved: Mapping[str, np.ndarray] | None
+) -> Any:
     """A sampler, as it was where something was saved."""
     if saved is None:
         return nautilus.Sampler(_unchanged, points.like, **made)

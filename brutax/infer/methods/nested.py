@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from brutax.infer.checkpoint import Session
 from brutax.infer.loop import Draws, Step, begin, drive, joined
@@ -49,14 +49,16 @@ class Nested(AbstractMethod):
         return _run_many(problem, keys, data, session, self)
 
 
-def _sampler(problem: Problem, options: Nested, data: Any) -> Any:
+def _sampler(problem: Problem, options: Nested, data: PyTree) -> Any:
     import blackjax  # slow to import
 
-    def log_prior(z: Any) -> Any:
+    def log_prior(z: Array) -> Any:
         _, log_base, log_jacobian = problem.prior.from_real(z)
         return log_base + log_jacobian
 
-    def log_likelihood(z: Any) -> Any:  # with the factor, since the base is what is drawn from
+    def log_likelihood(
+        z: Array,
+    ) -> Any:  # with the factor, since the base is what is drawn from
         params, _, _ = problem.prior.from_real(z)
         return problem.log_likelihood(params, data) + problem.prior.log_factor(params)
 
@@ -68,22 +70,22 @@ def _sampler(problem: Problem, options: Nested, data: Any) -> Any:
     )
 
 
-def _init(key: Any, data: Any, problem: Problem, options: Nested) -> Any:
+def _init(key: PRNGKeyArray, data: PyTree, problem: Problem, options: Nested) -> Any:
     key_start, key_run = jax.random.split(key)
     z = jax.vmap(problem.sample_real)(jax.random.split(key_start, options.num_live))
     return _sampler(problem, options, data).init(z), key_run, jnp.zeros((), jnp.int32)
 
 
-def _remaining(ns: Any) -> Any:
+def _remaining(ns: PyTree) -> Any:
     """What the live points may still add to ln Z."""
     return jnp.logaddexp(ns.integrator.logZ, ns.integrator.logZ_live) - ns.integrator.logZ
 
 
-def _advance(state: Any, data: Any, problem: Problem, options: Nested) -> tuple[Any, Any]:
+def _advance(state: PyTree, data: PyTree, problem: Problem, options: Nested) -> tuple[Any, Any]:
     """A chunk of steps; those after the end of the run do nothing."""
     sampler = _sampler(problem, options, data)
 
-    def go(state: Any) -> tuple[Any, Any]:
+    def go(state: PyTree) -> tuple[Any, Any]:
         ns, key, n = state
         ns, info = sampler.step(jax.random.fold_in(key, n), ns)
         moves = info.update_info
@@ -94,7 +96,7 @@ def _advance(state: Any, data: Any, problem: Problem, options: Nested) -> tuple[
     shapes = jax.eval_shape(go, state)[1]
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def step(state: Any, _: None) -> tuple[Any, Any]:
+    def step(state: PyTree, _: None) -> tuple[Any, Any]:
         more = (_remaining(state[0]) > options.dlogz) & (state[2] < options.max_steps)
         new, dead = jax.lax.cond(more, go, lambda s: (s, nothing), state)
         return new, (dead, more)
@@ -109,7 +111,7 @@ def _run(problem: Problem, key: PRNGKeyArray, session: Session, options: Nested)
     state, draws = begin(session, init, key, problem.data)
     left = np.inf
 
-    def step(state: Any, draws: Draws) -> Step:
+    def step(state: PyTree, draws: Draws) -> Step:
         nonlocal left
         state, (dead, ran, remaining) = advance(state, problem.data)
         ran, left = np.asarray(ran), float(remaining)
@@ -137,7 +139,7 @@ def _run_many(
     state, draws = begin(session, init, keys, data)
     remaining = np.full(len(keys), np.inf)
 
-    def step(state: Any, draws: Draws) -> Step:
+    def step(state: PyTree, draws: Draws) -> Step:
         nonlocal remaining
         state, (dead, ran, left) = advance(state, data)
         remaining = np.asarray(left)
@@ -174,14 +176,14 @@ def _steps_left(remaining: float, options: Nested) -> int:
     return int(np.ceil(open_part / -np.log1p(-min(share, 0.99))))
 
 
-def _numbers(state: Any, draws: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+def _numbers(state: PyTree, draws: dict[str, list[np.ndarray]]) -> dict[str, Any]:
     integrator = state[0].integrator
     logz = float(jnp.logaddexp(integrator.logZ, integrator.logZ_live))
     return {"evaluations": sum(int(x.sum()) for x in draws["calls"]), "logz": logz}
 
 
 def _posterior(
-    problem: Problem, state: Any, dead: dict[str, np.ndarray], remaining: float, options: Nested
+    problem: Problem, state: PyTree, dead: dict[str, np.ndarray], remaining: float, options: Nested
 ) -> Posterior:
     from blackjax.ns import utils as ns_utils  # slow to import
     from blackjax.ns.base import NSInfo, StateWithLogLikelihood
@@ -202,7 +204,8 @@ def _posterior(
     evidences = np.asarray(jax.nn.logsumexp(volumes, axis=0))
     log_weights = np.asarray(jnp.mean(volumes, axis=1), np.float64)
     weights = np.exp(log_weights - log_weights.max())
-    table = problem.evaluate(particles.position)
+    z: Any = particles.position
+    table = problem.evaluate(z)
     warnings = ()
     if remaining > options.dlogz:
         warnings = (f"ended at max_steps={options.max_steps} with ln Z open by {remaining:.2g}",)

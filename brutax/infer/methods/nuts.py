@@ -7,14 +7,14 @@ warm-up and short trees, and see one mode only.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 from numpyro.infer import NUTS as Kernel
 
 from brutax.infer.chains import check_until, diagnose, reached, so_far, start
@@ -68,8 +68,8 @@ class NUTS(AbstractMethod):
         return _run_many(problem, keys, data, session, self)
 
 
-def _kernel(problem: Problem, options: NUTS, data: Any, frame: Gaussian | None) -> Kernel:
-    def potential(u: Any) -> Any:
+def _kernel(problem: Problem, options: NUTS, data: PyTree, frame: Gaussian | None) -> Kernel:
+    def potential(u: Array) -> Any:
         return -problem.density(u if frame is None else frame.place(u), data).log_target
 
     return Kernel(
@@ -80,7 +80,7 @@ def _kernel(problem: Problem, options: NUTS, data: Any, frame: Gaussian | None) 
     )
 
 
-def _init(key: Any, data: Any, problem: Problem, options: NUTS) -> Any:
+def _init(key: PRNGKeyArray, data: PyTree, problem: Problem, options: NUTS) -> Any:
     """The frame of the chains, if any, and their state."""
     key_start, key_run = jax.random.split(key)
     chains, frame = options.num_chains, None
@@ -103,7 +103,7 @@ def _init(key: Any, data: Any, problem: Problem, options: NUTS) -> Any:
 
 
 def _advance(
-    state: Any, n: Any, data: Any, problem: Problem, options: NUTS
+    state: PyTree, n: int | Array, data: PyTree, problem: Problem, options: NUTS
 ) -> tuple[Any, dict[str, Any]]:
     """`n` steps of at most `options.chunk`."""
     frame, chains = state
@@ -117,7 +117,7 @@ def _advance(
         kernel.init(keys, options.num_warmup, chains.z, (), {})
     place = (lambda z: z) if frame is None else frame.place
 
-    def step(state: Any, i: Any) -> tuple[Any, dict[str, Any]]:
+    def step(state: PyTree, i: int | Array) -> tuple[Any, dict[str, Any]]:
         state = jax.lax.cond(i < n, lambda s: kernel.sample(s, (), {}), lambda s: s, state)
         return state, dict(
             z=(place if in_turn else jax.vmap(place))(state.z),
@@ -126,7 +126,7 @@ def _advance(
             num_steps=state.num_steps,
         )
 
-    def walk(chains: Any) -> tuple[Any, dict[str, Any]]:
+    def walk(chains: PyTree) -> tuple[Any, dict[str, Any]]:
         return jax.lax.scan(step, chains, jnp.arange(options.chunk))
 
     if not in_turn:
@@ -177,10 +177,10 @@ def _run_many(
 
 
 def _sample(
-    advance: Any,
-    state: Any,
+    advance: Callable[..., Any],
+    state: PyTree,
     draws: Draws,
-    data: Any,
+    data: PyTree,
     total: int,
     session: Session,
     options: NUTS,
@@ -192,7 +192,7 @@ def _sample(
         return state
     at = iter(chunks(first, options.num_warmup, total, options.chunk))
 
-    def step(state: Any, _: Any) -> Step:
+    def step(state: PyTree, _: object) -> Step:
         done, n, warm = next(at)
         state, out = advance(state, n, data)
         new = {} if warm else {name: np.asarray(value)[:n] for name, value in out.items()}

@@ -5,7 +5,7 @@ being run again with the log-likelihoods that it had (`Replay`); nothing is pick
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ RUN = ("n_total", "n_evidence")
 class FlatPrior:
     """The prior of a problem over z, in the form that pocoMC asks for."""
 
-    def __init__(self, problem: Problem, points: Points, key: Any) -> None:
+    def __init__(self, problem: Problem, points: Points, key: PRNGKeyArray) -> None:
         self._problem, self._points, self._key, self._n = problem, points, key, 0
         self.dim = problem.prior.size
         self.bounds = np.tile([-np.inf, np.inf], (self.dim, 1))

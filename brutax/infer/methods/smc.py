@@ -10,13 +10,14 @@ many problems go side by side without waiting for one another.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from brutax.infer.checkpoint import Session, unpack
 from brutax.infer.loop import Draws, Step, begin, drive
@@ -82,8 +83,8 @@ class _State(NamedTuple):
     final: Any  # rounds of moves at beta 1
 
 
-def _densities(z: Any, data: Any, problem: Problem) -> tuple[Any, Any]:
-    def one(z: Any) -> tuple[Any, Any]:
+def _densities(z: Array, data: PyTree, problem: Problem) -> tuple[Any, Any]:
+    def one(z: Array) -> tuple[Any, Any]:
         params, log_base, log_jacobian = problem.prior.from_real(z)
         log_like = problem.log_likelihood(params, data) + problem.prior.log_factor(params)
         log_like = jnp.where(jnp.isnan(log_like), -jnp.inf, log_like)
@@ -92,7 +93,7 @@ def _densities(z: Any, data: Any, problem: Problem) -> tuple[Any, Any]:
     return jax.lax.map(one, z) if problem.in_turn else jax.vmap(one)(z)
 
 
-def _init(key: Any, data: Any, problem: Problem, options: SMC) -> _State:
+def _init(key: PRNGKeyArray, data: PyTree, problem: Problem, options: SMC) -> _State:
     z = jax.vmap(problem.sample_real)(jax.random.split(key, options.num_particles))
     log_like, log_base = _densities(z, data, problem)
     zero = jnp.zeros((), z.dtype)
@@ -102,10 +103,10 @@ def _init(key: Any, data: Any, problem: Problem, options: SMC) -> _State:
     return _State(z, log_like, log_base, zero, zero, zero, eve, pair, pair, none, none)
 
 
-def _next_beta(log_like: Any, beta: Any, share: float) -> Any:
+def _next_beta(log_like: Array, beta: Array, share: float) -> Any:
     """The largest step of beta that leaves `share` of the particles effective."""
 
-    def effective(step: Any) -> Any:
+    def effective(step: Array) -> Any:
         log_w = jnp.where(log_like > -jnp.inf, step * log_like, -jnp.inf)
         w = jnp.exp(log_w - jnp.max(log_w))
         return jnp.sum(w) ** 2 / jnp.sum(w**2)
@@ -113,7 +114,7 @@ def _next_beta(log_like: Any, beta: Any, share: float) -> Any:
     # particles of likelihood 0 are lost at once, with any step
     wanted = share * jnp.maximum(jnp.sum(log_like > -jnp.inf), 1)
 
-    def halve(_: Any, ends: Any) -> Any:
+    def halve(_: object, ends: tuple[Array, Array]) -> Any:
         low, high = ends
         middle = 0.5 * (low + high)
         good = effective(middle) >= wanted
@@ -124,7 +125,7 @@ def _next_beta(log_like: Any, beta: Any, share: float) -> Any:
     return jnp.where(effective(most) >= wanted, most, low)
 
 
-def _systematic(key: Any, weights: Any) -> Any:
+def _systematic(key: PRNGKeyArray, weights: Array) -> Any:
     n = weights.shape[0]
     places = (jnp.arange(n) + jax.random.uniform(key, (), weights.dtype)) / n
     total = jnp.cumsum(weights)
@@ -132,7 +133,9 @@ def _systematic(key: Any, weights: Any) -> Any:
     return jnp.minimum(at, n - 1)
 
 
-def _stage(state: _State, key: Any, data: Any, problem: Problem, options: SMC) -> _State:
+def _stage(
+    state: _State, key: PRNGKeyArray, data: PyTree, problem: Problem, options: SMC
+) -> _State:
     """One step of beta, of 0 at the end: weigh, resample, move."""
     n, size = state.z.shape
     key_pick, key_move = jax.random.split(jax.random.fold_in(key, state.stage))
@@ -153,12 +156,12 @@ def _stage(state: _State, key: Any, data: Any, problem: Problem, options: SMC) -
     root = jnp.linalg.cholesky(cov + (RIDGE * jnp.trace(cov) / size + 1e-12) * unit)
     inverse = jax.scipy.linalg.solve_triangular(root, unit, lower=True)
 
-    def radius(z: Any) -> Any:  # squared, in deviations
+    def radius(z: Array) -> Any:  # squared, in deviations
         return jnp.sum(jnp.matmul(z - mean, inverse.T, precision="highest") ** 2, axis=1)
 
     half = n // 2
 
-    def move(i: Any, carry: Any) -> Any:
+    def move(i: int | Array, carry: PyTree) -> Any:
         particles, scale, accepted = carry
         begin, other = half * (i % 2), half * (1 - i % 2)
         own = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, begin, half), particles)
@@ -173,7 +176,7 @@ def _stage(state: _State, key: Any, data: Any, problem: Problem, options: SMC) -
         scale = jnp.clip(scale, 1e-3, jnp.asarray([0.99, 2.0], scale.dtype))
         return particles, scale, accepted + rate
 
-    def moved(key: Any, own: Any, others: Any, scale: Any) -> tuple[Any, Any, Any]:
+    def moved(key: PRNGKeyArray, own: PyTree, others: Array, scale: Array) -> tuple[Any, Any, Any]:
         z, log_like, log_base = own
         keys = jax.random.split(key, 7)
         kind = jax.random.bernoulli(keys[0], 0.5, (half,)).astype(jnp.int32)
@@ -222,7 +225,12 @@ def _stage(state: _State, key: Any, data: Any, problem: Problem, options: SMC) -
 
 
 def _advance(
-    state: _State, key: Any, stages: Any, data: Any, problem: Problem, options: SMC
+    state: _State,
+    key: PRNGKeyArray,
+    stages: int | Array,
+    data: PyTree,
+    problem: Problem,
+    options: SMC,
 ) -> _State:
     """At most `stages` more; nothing after the end."""
 
@@ -282,11 +290,11 @@ def _run_many(
     ]
 
 
-def _take(tree: Any, at: Any) -> Any:
+def _take(tree: PyTree, at: int | slice | np.ndarray) -> Any:
     return jax.tree.map(lambda x: x[at], tree)
 
 
-def _in_blocks(function: Any, n: int, block: int) -> Any:
+def _in_blocks(function: Callable[..., Any], n: int, block: int) -> Any:
     parts = []
     for first in range(0, n, block):
         at = np.minimum(np.arange(first, first + block), n - 1)
