@@ -36,7 +36,7 @@ NARROW = ("priors", "models", "infer")  # rooms in which arguments should say wh
 _DIVISORS = r"(?:its|their|the) (?:own )?(?:errors?|widths?|sigma|deviations?|total|number|sum)"
 WORDS = {
     "over (divided by)": rf"\bover (?:{_DIVISORS}|(?:that|those) (?:at|of|as))\b",
-    "deviation (standard deviation)": r"(?<!standard )(?<!absolute )\bdeviations?\b",
+    "deviation (standard deviation)": r"(?:standard|absolute)\s+deviations?\b|\b(deviations?)\b",
     "told": r"\btold\b",
     "seen": r"\bseen\b",
     "lit": r"\blit\b",
@@ -294,6 +294,8 @@ def words() -> list[tuple[str, str, str]]:
         for line, text in prose(path):
             for word, pattern in WORDS.items():
                 for match in re.finditer(pattern, text, re.IGNORECASE):
+                    if match.re.groups and match.group(1) is None:
+                        continue  # the right use of the word
                     where = place(path, line + text[: match.start()].count("\n"))
                     near = text[max(match.start() - 40, 0) : match.end() + 40]
                     out.append((word, where, " ".join(near.split())))
