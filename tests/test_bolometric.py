@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from brutax.models.photometry.bolometric import available_bands, load_bolometric
-from brutax.models.photometry.photometry import Seen, coefficients, dust_lines
+from brutax.models.photometry.photometry import BandMagnitudes, coefficients, dust_lines
 
 SUN = tuple(jnp.asarray(x) for x in (0.0, np.log10(5772.0), 4.438, 0.0))
 
@@ -21,7 +21,7 @@ def reddening(model):
     """The coefficients of a grid for the Sun: at R_V = 0 and per unit R_V."""
 
     def look(av, rv):
-        return Seen(model.magnitudes(*SUN, av, rv), jnp.asarray(True))
+        return BandMagnitudes(model.magnitudes(*SUN, av, rv), jnp.asarray(True))
 
     fit = coefficients(look, dust_lines())
     return fit.red, fit.dred

@@ -290,7 +290,7 @@ def test_stars_of_an_isochrone_have_its_age(feh, loga):
     with jax.enable_x64(True):
         tracks = EEPTracks(verbose=False)
         stages = np.append(202.0, np.linspace(454.0, 800.0, 60))
-        ages = Ages(tracks.model, stages)
+        ages = Ages(tracks.smooth, stages)
 
         @jax.jit
         def old(feh, loga):
@@ -366,7 +366,7 @@ def test_stars_of_an_isochrone_look_as_tracks_and_photometry_say(feh, loga, corr
         @jax.vmap
         def seen(log_mass, eep):
             mass = jnp.maximum(jnp.exp(log_mass), 0.1)  # rounding would leave the models
-            star = wide.isochrone.model.evaluate(mass, eep, x[0], 0.0, corr)
+            star = wide.isochrone.tracks.evaluate(mass, eep, x[0], 0.0, corr)
             return wide.photometry(star, x[0], x[2], x[3]).mag, star.valid, star.loga
 
         mag, valid, age = seen(curve.log_mass, curve.eep)

@@ -22,7 +22,7 @@ from brutax.cluster.ages import (
     stages_of_mass,
 )
 from brutax.cluster.states import Colours, States, covered
-from brutax.models import EEPTracks, StarState, StellarPop, TrackModel
+from brutax.models import StarState, StellarPop, TrackModel
 from brutax.models.corrections import EEP_TAMS, CorrectionParams
 from brutax.models.evolution.track_model import gravity
 from brutax.models.state import corrected
@@ -92,9 +92,7 @@ class Tables(eqx.Module):
     tracks: TrackModel
 
     def __init__(self, pop: StellarPop, layout: Layout):
-        assert isinstance(pop.isochrone.model, EEPTracks)
-        assert isinstance(pop.isochrone.model.model, TrackModel)
-        self.tracks = pop.isochrone.model.model
+        self.tracks = pop.isochrone.tracks.smooth
         self.ages = Ages(self.tracks, layout.stages)
         self.states, self.colours = States(self.tracks, self.ages), Colours(pop)
 

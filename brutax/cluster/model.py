@@ -12,7 +12,7 @@ from brutax.cluster.data import LEAST_FIELD, ClusterStars
 from brutax.cluster.isochrone import Layout, Tables, isochrone_curve
 from brutax.cluster.pairs import Lattice, lattice
 from brutax.cluster.segments import SEGMENTS, Blocks, Reach, log_density
-from brutax.models import EEPTracks, StellarPop
+from brutax.models import StellarPop
 from brutax.models.corrections import CorrectionParams
 from brutax.priors import KroupaIMF
 from brutax.utils._namespace import as_float
@@ -81,9 +81,6 @@ class ClusterModel(eqx.Module):
         imf: KroupaIMF | None = None,
         layout: Layout | None = None,
     ):
-        tracks = pop.isochrone.model
-        if not isinstance(tracks, EEPTracks):
-            raise ValueError("ClusterModel needs the isochrones inside brutax: Isochrone()")
         if stars.log_unit.shape[-1] != len(pop.filters):
             raise ValueError(
                 f"stars have {stars.log_unit.shape[-1]} bands, the population {len(pop.filters)}: "
@@ -92,6 +89,7 @@ class ClusterModel(eqx.Module):
         layout = layout or Layout()
         if layout.pairs % SEGMENTS or layout.segments % SEGMENTS or layout.last >= layout.main:
             raise ValueError(f"segments of {layout} must be multiples of {SEGMENTS}")
+        # raises for isochrones of a file
         self.pop, self.stars, self.tables = pop, stars, Tables(pop, layout)
         self.imf, self.layout = imf, layout
 
@@ -180,7 +178,7 @@ class ClusterModel(eqx.Module):
         """Magnitudes per A_V of a star in the middle of the isochrone's main sequence."""
 
         def mag(av: Array) -> Array:
-            star = self.pop.isochrone.model.evaluate(  # pyright: ignore
+            star = self.pop.isochrone.tracks.evaluate(
                 jnp.ones_like(av), jnp.full_like(av, 300.0), p.feh
             )
             return self.pop.photometry(star, p.feh, av, p.rv).mag

@@ -14,7 +14,11 @@ from brutax.cluster.ages import Ages
 from brutax.cluster.splines import Cells, Cubics, Place, blocks, crossed, four
 from brutax.models import StarState, StellarPop, TrackModel
 from brutax.models.photometry.bolometric import M_BOL_SUN, Bolometric
-from brutax.models.photometry.photometry import Photometry, Seen
+from brutax.models.photometry.photometry import (
+    AbstractPhotometry,
+    BandMagnitudes,
+    BolometricPhotometry,
+)
 from brutax.models.spline import DEGREE, TensorSpline, design_matrix, local_basis
 from brutax.utils._namespace import as_float
 
@@ -97,30 +101,33 @@ class Colours(eqx.Module):
     they are looked up by, and the range of the model atmospheres, are laid out in cells.
     """
 
-    photometry: Photometry
+    photometry: AbstractPhotometry
     bare: tuple[Cubics, Cubics] | None
     dust: tuple[Cubics, Cubics] | None
     atmospheres: Cells | None
 
     def __init__(self, pop: StellarPop):
         self.photometry = pop.photometry
-        source = pop.photometry.source
+        photometry = pop.photometry
         self.bare = self.dust = self.atmospheres = None
-        if isinstance(source, Bolometric):
+        if isinstance(photometry, BolometricPhotometry):
+            source = photometry.source
             self.bare, self.dust = _axes(source.bare), _axes(source.dust)
             self.atmospheres = Cells(np.asarray(source.logt_nodes))
 
-    def __call__(self, star: StarState, feh: Array, av: Array, rv: Array) -> Seen:
+    def __call__(self, star: StarState, feh: Array, av: Array, rv: Array) -> BandMagnitudes:
         """Absolute magnitudes (point, band) of stars of initial [Fe/H] behind A_V [mag], R_V."""
-        source = self.photometry.source
-        if not isinstance(source, Bolometric) or self.bare is None or self.dust is None:
-            return jax.vmap(lambda one: self.photometry(one, feh, av, rv))(star)
+        photometry = self.photometry
+        given = isinstance(photometry, BolometricPhotometry)
+        if not given or self.bare is None or self.dust is None:
+            return jax.vmap(lambda one: photometry(one, feh, av, rv))(star)
+        source = photometry.source
         metal = jnp.clip(feh, source.bare.knots[2][0], source.bare.knots[2][-1])
         at = source.inside(star.logt, star.logg)
         shift = _looked_up(_bare, source, self.bare, (metal,), at)
         red = _looked_up(_dust, source, self.dust, (metal, av), at)
         mag = M_BOL_SUN - 2.5 * star.logl[:, None] - shift + source.law_at(rv)[None, :] * red
-        return Seen(mag, self._valid(source, star, feh))
+        return BandMagnitudes(mag, self._valid(source, star, feh))
 
     def _valid(self, source: Bolometric, star: StarState, feh: Array) -> Bool[Array, " point"]:
         assert self.atmospheres is not None

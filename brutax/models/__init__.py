@@ -2,6 +2,8 @@
 
 from brutax.models.corrections import CorrectionParams as CorrectionParams
 from brutax.models.corrections import get_corrections as get_corrections
+from brutax.models.evolution.abstract_tracks import AbstractTracks as AbstractTracks
+from brutax.models.evolution.isochrones import AbstractIsochrones as AbstractIsochrones
 from brutax.models.evolution.isochrones import Isochrone as Isochrone
 from brutax.models.evolution.isochrones import solve_isochrone as solve_isochrone
 from brutax.models.evolution.populations import Population as Population
@@ -26,7 +28,10 @@ from brutax.models.photometry.bolometric import load_bolometric as load_bolometr
 from brutax.models.photometry.networks import FastNN as FastNN
 from brutax.models.photometry.networks import FastNNPredictor as FastNNPredictor
 from brutax.models.photometry.passbands import Passband as Passband
-from brutax.models.photometry.photometry import Photometry as Photometry
+from brutax.models.photometry.photometry import AbstractPhotometry as AbstractPhotometry
+from brutax.models.photometry.photometry import BandMagnitudes as BandMagnitudes
+from brutax.models.photometry.photometry import BolometricPhotometry as BolometricPhotometry
+from brutax.models.photometry.photometry import NetworkPhotometry as NetworkPhotometry
 from brutax.models.photometry.photometry import open_photometry as open_photometry
 from brutax.models.stars import Stars as Stars
 from brutax.models.stars import Status as Status

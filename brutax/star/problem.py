@@ -13,7 +13,13 @@ from brutax import infer
 from brutax.infer import AbstractMethod, AbstractOutputs, Posterior, Problem, Table
 from brutax.models import EEPTracks, StarEvolTrack
 from brutax.models.corrections import CorrectionParams, as_params
-from brutax.models.evolution.single import TOLERANCE, Stage, may_pair, see_binary, stage_at_age
+from brutax.models.evolution.single import (
+    TOLERANCE,
+    Stage,
+    binary_magnitudes,
+    may_have_companion,
+    stage_at_age,
+)
 from brutax.models.stars import Stars
 from brutax.models.state import StarState
 from brutax.priors import (
@@ -213,18 +219,18 @@ def _look(p: Mapping[str, Any], data: StarData, av: Any) -> Look:
     mass = pair * p["mini"]
     plain = model.tracks.evaluate(*labels)
     found = stage_at_age(model.tracks, mass, plain.loga, p["feh"], labels[3], TOLERANCE)
-    may = may_pair(p["mini"], p["eep"], pair, PAIR_MINI_MIN, PAIR_EEP_MAX)
-    both = see_binary(
+    may = may_have_companion(p["mini"], p["eep"], pair, PAIR_MINI_MIN, PAIR_EEP_MAX)
+    both = binary_magnitudes(
         model.tracks, model.photometry, labels, pair, Stage(found.eep, found.found & may),
         av, p["rv"], data.corr,
     )  # fmt: skip
-    paired = both.paired & both.secondary.valid & both.seen_secondary.valid
-    one, other = both.seen_primary.mag + modulus, both.seen_secondary.mag + modulus
+    paired = both.paired & both.secondary.valid & both.secondary_mag.valid
+    one, other = both.primary_mag.mag + modulus, both.secondary_mag.mag + modulus
     return Look(
         one,
         jnp.where(paired, other, jnp.nan),
-        jnp.where(paired, both.seen.mag + modulus, one),
-        both.primary.valid & both.seen_primary.valid,
+        jnp.where(paired, both.together.mag + modulus, one),
+        both.primary.valid & both.primary_mag.valid,
     )
 
 

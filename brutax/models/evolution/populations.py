@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from brutax.models.corrections import as_params
 from brutax.models.evolution.isochrones import Isochrone
-from brutax.models.photometry.photometry import Photometry, open_photometry
+from brutax.models.photometry.photometry import AbstractPhotometry, open_photometry
 from brutax.utils._namespace import as_float
 from brutax.utils.linalg import safe_divide
 from brutax.utils.photometry import add_mag
@@ -48,7 +48,7 @@ class StellarPop(eqx.Module):
     """
 
     isochrone: Isochrone
-    photometry: Photometry
+    photometry: AbstractPhotometry
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from brutax.models.corrections import as_params
 from brutax.models.evolution.tracks import EEPTracks
-from brutax.models.photometry.photometry import Photometry, Seen, open_photometry
+from brutax.models.photometry.photometry import AbstractPhotometry, BandMagnitudes, open_photometry
 from brutax.models.state import StarState
 from brutax.utils._namespace import as_float
 from brutax.utils.photometry import add_mag
@@ -64,14 +64,14 @@ class Binary(NamedTuple):
     secondary: StarState
     eep2: Float[Array, ""]
     paired: Bool[Array, ""]  # False where there is no companion, or none of this age
-    seen: Seen  # of both
-    seen_primary: Seen
-    seen_secondary: Seen
+    together: BandMagnitudes  # of both
+    primary_mag: BandMagnitudes
+    secondary_mag: BandMagnitudes
 
 
-def see_binary(
+def binary_magnitudes(
     tracks: EEPTracks,
-    photometry: Photometry,
+    photometry: AbstractPhotometry,
     labels: tuple[Any, Any, Any, Any],
     smf: Any,
     second: Stage,
@@ -86,11 +86,11 @@ def see_binary(
     one, other = photometry(primary, feh, av, rv), photometry(secondary, feh, av, rv)
     paired = second.found
     mag = jnp.where(paired, add_mag(one.mag, other.mag), one.mag)
-    both = Seen(mag, one.valid & (other.valid | ~paired))
+    both = BandMagnitudes(mag, one.valid & (other.valid | ~paired))
     return Binary(primary, secondary, second.eep, paired, both, one, other)
 
 
-def may_pair(mini: Any, eep: Any, smf: Any, bound: Any, eep_binary_max: Any) -> Any:
+def may_have_companion(mini: Any, eep: Any, smf: Any, bound: Any, eep_binary_max: Any) -> Any:
     """Whether a star may have a companion of mass `smf * mini`: limits by mass and EEP."""
     return (smf > 0.0) & (eep <= eep_binary_max) & (smf * mini >= bound)
 
@@ -104,7 +104,7 @@ class StarEvolTrack(eqx.Module):
     """
 
     tracks: EEPTracks
-    photometry: Photometry
+    photometry: AbstractPhotometry
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class StarEvolTrack(eqx.Module):
             raise ValueError(f"smf {smf} must lie in 0 to 1, and dist {dist} pc be positive")
         params = as_params(corr_params) if apply_corr else None
         bound = max(mini_bound, self.tracks.mini_bound)
-        wanted = bool(may_pair(mini, eep, smf, bound, eep_binary_max))
+        wanted = bool(may_have_companion(mini, eep, smf, bound, eep_binary_max))
         given = np.nan if eep2 is None else eep2
         numbers = {name: as_float(x) for name, x in numbers.items()}
         out = jax.device_get(
@@ -188,12 +188,12 @@ class StarEvolTrack(eqx.Module):
             )
         modulus = 5.0 * np.log10(dist) - 5.0
 
-        def shown(seen: Seen) -> np.ndarray:
+        def shown(seen: BandMagnitudes) -> np.ndarray:
             return np.asarray(seen.mag, np.float64) + modulus if alive and seen.valid else dark
 
-        sed: Any = shown(out.seen)
+        sed: Any = shown(out.together)
         if smf > 0.0 and not combine_seds:
-            sed = [shown(out.seen_primary), shown(out.seen_secondary) if paired else dark]
+            sed = [shown(out.primary_mag), shown(out.secondary_mag) if paired else dark]
         first = self._labelled(out.primary, exists, return_dict)
         second = self._labelled(out.secondary, paired, return_dict)
         result = (sed, first, second)
@@ -219,7 +219,7 @@ def _binary(
     second = Stage(
         jnp.where(given, eep2, found.eep), (found.found | given) & (wanted > 0) & plain.valid
     )
-    out = see_binary(
+    out = binary_magnitudes(
         model.tracks, model.photometry, labels, numbers["smf"], second,
         numbers["av"], numbers["rv"], params,
     )  # fmt: skip

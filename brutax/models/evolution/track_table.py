@@ -4,12 +4,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import h5py
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from brutax.models.evolution.abstract_tracks import AbstractTracks
+from brutax.models.evolution.track_model import Ages
 from brutax.models.linear_table import Table
 from brutax.models.state import StarState
 
@@ -20,12 +21,12 @@ COLUMNS |= {"feh_surf": "[Fe/H]", "afe_surf": "[a/Fe]"}
 NODES_MAX = 5e7  # more are no tracks on a lattice
 
 
-class TrackTable(eqx.Module):
+class TrackTable(AbstractTracks):
     """Stars of a library of tracks, linear in mass, EEP, [Fe/H] and [alpha/Fe]."""
 
     table: Table  # loga, logl, logt, logg, feh_surf, afe_surf, agewt
 
-    def __call__(
+    def evaluate(
         self,
         mini: Float[Array, ""],
         eep: Float[Array, ""],
@@ -45,8 +46,25 @@ class TrackTable(eqx.Module):
         afe: Float[Array, ""],
     ) -> StarState:
         """Every combination of masses and EEPs of one composition, (m, e)."""
-        along = jax.vmap(self, in_axes=(None, 0, None, None))
+        along = jax.vmap(self.evaluate, in_axes=(None, 0, None, None))
         return jax.vmap(along, in_axes=(0, None, None, None))(mini, eep, feh, afe)
+
+    def ages(
+        self,
+        mini: Float[Array, " m"],
+        eep: Float[Array, " e"],
+        feh: Float[Array, ""],
+        afe: Float[Array, ""],
+    ) -> Ages:
+        star = self.lattice(mini, eep, feh, afe)
+        return Ages(star.loga, star.valid)
+
+    @property
+    def mini_nodes(self) -> Float[Array, " mass"]:
+        return self.table.nodes[0]
+
+    def stages(self, eep_max: float) -> Float[Array, " eep"]:
+        return self.table.nodes[1]
 
     @property
     def gridpoints(self) -> dict[str, np.ndarray]:

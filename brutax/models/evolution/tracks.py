@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,17 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from brutax.models.corrections import as_params, get_corrections
-from brutax.models.evolution.track_model import Ages, TrackModel, TrackPoint, load_tracks
-from brutax.models.evolution.track_table import TrackTable, read_tracks
+from brutax.models.corrections import CorrectionParams, as_params, get_corrections
+from brutax.models.evolution.abstract_tracks import AbstractTracks, SmoothTracks
+from brutax.models.evolution.track_model import Ages, TrackModel, load_tracks
+from brutax.models.evolution.track_table import read_tracks
 from brutax.models.state import StarState, corrected
-from brutax.utils._namespace import as_float
+from brutax.utils._namespace import ArrayLike, as_float
 
 logger = logging.getLogger("brutax")
 
 LABELS = ("mini", "eep", "feh", "afe")
 PREDICTIONS = ("loga", "logl", "logt", "logg", "feh_surf", "afe_surf")
-AFE_SLACK = 1e-5  # models of a single [alpha/Fe] answer within this of it
 
 
 class EEPTracks(eqx.Module):
@@ -38,7 +37,7 @@ class EEPTracks(eqx.Module):
     `FileNotFoundError` for a file that is not there.
     """
 
-    model: TrackModel | TrackTable
+    model: AbstractTracks
     predictions: tuple[str, ...] = eqx.field(static=True)
     labels: tuple[str, ...] = eqx.field(static=True)
 
@@ -58,7 +57,7 @@ class EEPTracks(eqx.Module):
             raise ValueError(f"predictions must include {missing}")
         if ageweight and "agewt" not in names:
             names += ("agewt",)
-        self.model = load_tracks() if mistfile is None else read_tracks(mistfile)
+        self.model = SmoothTracks(load_tracks()) if mistfile is None else read_tracks(mistfile)
         self.predictions, self.labels = names, LABELS
         if verbose:
             logger.info("%r", self)
@@ -66,29 +65,26 @@ class EEPTracks(eqx.Module):
     @property
     def gridpoints(self) -> dict[str, np.ndarray]:
         """The nodes of the models: masses [Msun], EEPs, [Fe/H], [alpha/Fe]."""
-        if isinstance(self.model, TrackTable):
-            return self.model.gridpoints
-        first, last = self.model.eep_range
-        return {
-            "mini": np.asarray(self.model.mini_nodes, np.float64),
-            "eep": np.arange(first, last + 1.0),
-            "feh": np.asarray(self.model.feh_nodes, np.float64),
-            "afe": np.zeros(1),
-        }
+        return self.model.gridpoints
+
+    @property
+    def smooth(self) -> TrackModel:
+        """The smooth function that the tracks inside brutax are.
+
+        Raises `ValueError` for tracks of a file, which are linear between their models.
+        """
+        if not isinstance(self.model, SmoothTracks):
+            raise ValueError("this needs the tracks inside brutax: EEPTracks() without a file")
+        return self.model.model
 
     @property
     def mini_nodes(self) -> Float[Array, " mass"]:
         """Masses between which age falls without a jump [Msun]."""
-        if isinstance(self.model, TrackTable):
-            return self.model.table.nodes[0]
         return self.model.mini_nodes
 
     def stages(self, eep_max: float) -> Float[Array, " eep"]:
         """The EEPs of the models, without most of those beyond `eep_max`."""
-        if isinstance(self.model, TrackTable):
-            return self.model.table.nodes[1]
-        first, last = self.model.eep_range
-        return as_float(np.arange(first, max(min(last, eep_max), first + 1.0) + 1.0))
+        return self.model.stages(eep_max)
 
     @property
     def mini_bound(self) -> float:
@@ -96,57 +92,52 @@ class EEPTracks(eqx.Module):
         return float(self.gridpoints["mini"][0])
 
     def evaluate(
-        self, mini: Any, eep: Any, feh: Any, afe: Any = 0.0, corr_params: Any = None
+        self,
+        mini: ArrayLike,
+        eep: ArrayLike,
+        feh: ArrayLike,
+        afe: ArrayLike = 0.0,
+        corr_params: CorrectionParams | None = None,
     ) -> StarState:
         """One star; differentiable, for use inside programs. Map over stars outside.
 
         `corr_params` are `CorrectionParams` of the empirical corrections, None for none.
         """
-        mini, eep, feh, afe = (as_float(x) for x in (mini, eep, feh, afe))
-        if isinstance(self.model, TrackTable):
-            state = self.model(mini, eep, feh, afe)
-        else:
-            state = _state(self.model(mini, eep, feh), afe)
-        return corrected(state, mini, eep, feh, corr_params)
+        mass, stage, metal, alpha = (as_float(x) for x in (mini, eep, feh, afe))
+        state = self.model.evaluate(mass, stage, metal, alpha)
+        return corrected(state, mass, stage, metal, corr_params)
 
-    def lattice(self, mini: Any, eep: Any, feh: Any, afe: Any) -> StarState:
+    def lattice(self, mini: ArrayLike, eep: ArrayLike, feh: ArrayLike, afe: ArrayLike) -> StarState:
         """Every combination of masses (m,), EEPs (e,) and one composition, (m, e), uncorrected."""
-        mini, eep, feh, afe = (as_float(x) for x in (mini, eep, feh, afe))
-        if isinstance(self.model, TrackTable):
-            return self.model.lattice(mini, eep, feh, afe)
-        at = self.model.lattice(mini, eep, feh[None])
-        return _state(jax.tree.map(lambda x: x[..., 0], at), afe)
+        return self.model.lattice(*(as_float(x) for x in (mini, eep, feh, afe)))
 
-    def ages(self, mini: Any, eep: Any, feh: Any, afe: Any) -> Ages:
+    def ages(self, mini: ArrayLike, eep: ArrayLike, feh: ArrayLike, afe: ArrayLike) -> Ages:
         """log10 ages of every combination of masses (m,) and EEPs (e,), (m, e)."""
-        mini, eep, feh, afe = (as_float(x) for x in (mini, eep, feh, afe))
-        if isinstance(self.model, TrackTable):
-            star = self.model.lattice(mini, eep, feh, afe)
-            return Ages(star.loga, star.valid)
-        ages = self.model.ages(mini, eep, feh)
-        return Ages(ages.loga, ages.valid & (jnp.abs(afe) <= AFE_SLACK))
+        return self.model.ages(*(as_float(x) for x in (mini, eep, feh, afe)))
 
     def get_predictions(
-        self, labels: Any, apply_corr: bool = True, corr_params: Any = None
+        self, labels: ArrayLike, apply_corr: bool = True, corr_params: ArrayLike | None = None
     ) -> np.ndarray:
         """Predictions of models with labels (4,) or (model, 4): mini, eep, feh, afe.
 
         Returns (prediction,) or (model, prediction) in the order of `predictions`, NaN where no
         track goes. Raises `ValueError` for another count of labels.
         """
-        labels = np.asarray(labels, np.float64)
-        if labels.ndim not in (1, 2) or labels.shape[-1] != len(LABELS):
+        given = np.asarray(labels, np.float64)
+        if given.ndim not in (1, 2) or given.shape[-1] != len(LABELS):
             raise ValueError(
-                f"labels have the shape {labels.shape}; give (4,) or (model, 4): {LABELS}"
+                f"labels have the shape {given.shape}; give (4,) or (model, 4): {LABELS}"
             )
         params = as_params(corr_params) if apply_corr else None
-        table = np.atleast_2d(labels)
+        table = np.atleast_2d(given)
         out, valid = _predict(self, as_float(np.where(np.isfinite(table), table, 0.0)), params)
         valid = np.asarray(valid) & np.isfinite(table).all(axis=1)
         out = np.where(valid[:, None], np.asarray(out, np.float64), np.nan)
-        return out.reshape(*labels.shape[:-1], len(self.predictions))
+        return out.reshape(*given.shape[:-1], len(self.predictions))
 
-    def get_corrections(self, labels: Any, corr_params: Any = None) -> np.ndarray:
+    def get_corrections(
+        self, labels: ArrayLike, corr_params: ArrayLike | None = None
+    ) -> np.ndarray:
         """The empirical shifts (dlogt, dlogr) of models, (2,) or (model, 2) [dex]."""
         return get_corrections(labels, corr_params)
 
@@ -155,16 +146,9 @@ class EEPTracks(eqx.Module):
         return f"EEPTracks({mini[0]:g}-{mini[-1]:g} Msun, {list(self.predictions)})"
 
 
-def _state(at: TrackPoint, afe: Any) -> StarState:
-    """A point of the tracks, whose only [alpha/Fe] is zero."""
-    zero = jnp.zeros_like(at.loga)
-    valid = at.valid & (jnp.abs(afe) <= AFE_SLACK)
-    return StarState(*at[:5], zero, at.agewt, valid)
-
-
 @eqx.filter_jit
 def _predict(
-    tracks: EEPTracks, labels: Float[Array, "model 4"], params: Any
+    tracks: EEPTracks, labels: Float[Array, "model 4"], params: CorrectionParams | None
 ) -> tuple[Float[Array, "model prediction"], Bool[Array, " model"]]:
     state = jax.vmap(lambda row: tracks.evaluate(*row, corr_params=params))(labels)
     return jnp.stack([getattr(state, n) for n in tracks.predictions], axis=-1), state.valid

@@ -12,13 +12,18 @@ import numpy as np
 
 from brutax.data import GridData
 from brutax.models.corrections import as_params
-from brutax.models.evolution.single import Stage, may_pair, see_binary, stage_at_age
+from brutax.models.evolution.single import (
+    Stage,
+    binary_magnitudes,
+    may_have_companion,
+    stage_at_age,
+)
 from brutax.models.evolution.tracks import LABELS, EEPTracks
 from brutax.models.grid.star_grid import StarGrid
 from brutax.models.photometry.photometry import (
+    AbstractPhotometry,
     Coefficients,
     DustLines,
-    Photometry,
     coefficients,
     dust_lines,
     open_photometry,
@@ -244,13 +249,13 @@ def _companions(
     second = jax.lax.map(
         lambda row: stage_at_age(tracks, smf * row[0], row[1], feh, afe), (mini, loga)
     )
-    allowed = may_pair(mini[:, None], eep[None, :], smf, *limits)
+    allowed = may_have_companion(mini[:, None], eep[None, :], smf, *limits)
     return Stage(second.eep, second.found & allowed)
 
 
 @eqx.filter_jit
 def _photometry(
-    photometry: Photometry,
+    photometry: AbstractPhotometry,
     tracks: EEPTracks,
     star: StarState,
     labels: Any,
@@ -266,7 +271,9 @@ def _photometry(
 
     def double(star: Any, labels: Any, second: Any) -> Coefficients:
         def look(av: Any, rv: Any) -> Any:
-            return see_binary(tracks, photometry, labels, smf, second, av, rv, params).seen
+            return binary_magnitudes(
+                tracks, photometry, labels, smf, second, av, rv, params
+            ).together
 
         return coefficients(look, dust)
 

@@ -1,5 +1,6 @@
 """From the state of a star to its magnitudes behind dust, and to a grid's coefficients."""
 
+import abc
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,49 +14,95 @@ from jaxtyping import Array, Bool, Float
 from brutax.models.photometry.bolometric import M_BOL_SUN, Bolometric, load_bolometric
 from brutax.models.photometry.networks import Networks, read_networks
 from brutax.models.state import StarState
-from brutax.utils._namespace import as_float
+from brutax.utils._namespace import ArrayLike, as_float
 
 
-class Seen(NamedTuple):
-    """What a star looks like."""
+class BandMagnitudes(NamedTuple):
+    """Absolute magnitudes of a star, behind dust where there is some."""
 
-    mag: Float[Array, " band"]  # absolute magnitudes
+    mag: Float[Array, " band"]
     valid: Bool[Array, ""]  # False where there are no model atmospheres
 
 
-class Photometry(eqx.Module):
-    """Magnitudes of stars in some bands, from either source of bolometric corrections.
+class AbstractPhotometry(eqx.Module):
+    """Magnitudes of stars in some bands: what stars, populations and grids ask for.
 
-    Those inside brutax take the initial [Fe/H], as their tables are labelled; brutus' networks
-    take the surface abundances.
+    photometry = open_photometry(["PS_g", "PS_r"])
+    photometry(state, feh=0.0, av=0.3, rv=3.1).mag
     """
 
-    source: Bolometric | Networks
+    @property
+    @abc.abstractmethod
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands."""
+
+    @property
+    @abc.abstractmethod
+    def systems(self) -> tuple[str, ...]:
+        """ "AB" or "Vega" for each band."""
+
+    @property
+    @abc.abstractmethod
+    def law(self) -> str:
+        """The extinction curve."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, star: StarState, feh: Float[Array, ""], av: Float[Array, ""], rv: Float[Array, ""]
+    ) -> BandMagnitudes:
+        """Absolute magnitudes of one star of initial [Fe/H] behind dust of A_V [mag] and R_V."""
+
+
+class BolometricPhotometry(AbstractPhotometry):
+    """Magnitudes from the bolometric corrections inside brutax.
+
+    They take the initial [Fe/H], as their tables are labelled.
+    """
+
+    source: Bolometric
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """Names of the bands."""
         return self.source.bands
 
     @property
     def systems(self) -> tuple[str, ...]:
-        """ "AB" or "Vega" per band; brutus' networks are AB throughout."""
-        if isinstance(self.source, Bolometric):
-            return self.source.systems
+        return self.source.systems
+
+    @property
+    def law(self) -> str:
+        return self.source.law
+
+    def __call__(
+        self, star: StarState, feh: Float[Array, ""], av: Float[Array, ""], rv: Float[Array, ""]
+    ) -> BandMagnitudes:
+        mag = self.source.magnitudes(star.logl, star.logt, star.logg, feh, av, rv)
+        return BandMagnitudes(mag, self.source.valid(star.logt, star.logg, feh))
+
+
+class NetworkPhotometry(AbstractPhotometry):
+    """Magnitudes from the networks of brutus, which take the surface abundances; AB throughout."""
+
+    source: Networks
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        return self.source.bands
+
+    @property
+    def systems(self) -> tuple[str, ...]:
         return ("AB",) * len(self.bands)
 
     @property
     def law(self) -> str:
-        """The extinction curve."""
-        return self.source.law if isinstance(self.source, Bolometric) else "FM09"
+        return "FM09"  # Fitzpatrick & Massa (2009), part of what the networks were trained on
 
-    def __call__(self, star: StarState, feh: Any, av: Any, rv: Any) -> Seen:
-        """Absolute magnitudes of one star of initial [Fe/H] behind dust of A_V [mag], R_V."""
-        if isinstance(self.source, Bolometric):
-            mag = self.source.magnitudes(star.logl, star.logt, star.logg, feh, av, rv)
-            return Seen(mag, self.source.valid(star.logt, star.logg, feh))
+    def __call__(
+        self, star: StarState, feh: Float[Array, ""], av: Float[Array, ""], rv: Float[Array, ""]
+    ) -> BandMagnitudes:
         x = self.source.inputs(star, av, rv)
-        return Seen(M_BOL_SUN - 2.5 * star.logl - self.source(x), self.source.valid(x))
+        mag = M_BOL_SUN - 2.5 * star.logl - self.source(x)
+        return BandMagnitudes(mag, self.source.valid(x))
 
 
 def open_photometry(
@@ -63,15 +110,15 @@ def open_photometry(
     nnfile: str | os.PathLike | None = None,
     *,
     law: str = "F99",
-) -> Photometry:
+) -> AbstractPhotometry:
     """Photometry in some bands (None: all there are).
 
     From the models inside brutax, with an extinction `law`, or brutus' networks in `nnfile`.
     Raises `ValueError` for bands that the models lack, naming those that come close.
     """
     if nnfile is None:
-        return Photometry(load_bolometric(filters, law=law))
-    return Photometry(read_networks(filters, nnfile))
+        return BolometricPhotometry(load_bolometric(filters, law=law))
+    return NetworkPhotometry(read_networks(filters, nnfile))
 
 
 class DustLines(NamedTuple):
@@ -84,13 +131,16 @@ class DustLines(NamedTuple):
 
 
 def dust_lines(
-    av_grid: Any = None, av_wt: Any = None, rv_grid: Any = None, rv_wt: Any = None
+    av_grid: ArrayLike | None = None,
+    av_wt: ArrayLike | None = None,
+    rv_grid: ArrayLike | None = None,
+    rv_wt: ArrayLike | None = None,
 ) -> DustLines:
     """Lines by least squares over nodes of A_V [mag] and R_V, weights multiplying residuals.
 
-    The defaults are brutus': 0 to 1.5 mag with 1 / (1e-5 + A_V), lines that start at the bare
-    star; 2.4 to 4.2 with exp(-|R_V - 3.3| / 0.5). Raises `ValueError` for less than two nodes,
-    and weights that do not go with them.
+    The defaults are brutus': 0 to 1.5 mag with 1 / (1e-5 + A_V), lines that start at the star
+    without dust; 2.4 to 4.2 with exp(-|R_V - 3.3| / 0.5). Raises `ValueError` for less than two
+    nodes, and weights that do not go with them.
     """
     av = np.array([0.0, 0.3, 0.6, 0.9, 1.2, 1.5 - 1e-5]) if av_grid is None else _floats(av_grid)
     rv = np.linspace(2.4, 4.2, 7) if rv_grid is None else _floats(rv_grid)
@@ -100,7 +150,7 @@ def dust_lines(
     return DustLines(*(as_float(x) for x in (av, rv, in_av, in_rv)))
 
 
-def _floats(x: Any) -> np.ndarray:
+def _floats(x: ArrayLike) -> np.ndarray:
     return np.asarray(x, np.float64)
 
 
@@ -125,15 +175,15 @@ class Coefficients(NamedTuple):
     valid: Bool[Array, "*star"]
 
 
-def coefficients(look: Callable[[Any, Any], Seen], dust: DustLines) -> Coefficients:
+def coefficients(look: Callable[[Array, Array], BandMagnitudes], dust: DustLines) -> Coefficients:
     """Straight lines in A_V, then in R_V, through magnitudes `look(av, rv)`, as in brutus.
 
     At each R_V a weighted line of magnitude against A_V gives a slope; a weighted line of the
     slopes against R_V gives `red` (at R_V = 0) and `dred`.
     """
-    bare = look(jnp.zeros_like(dust.av[0]), jnp.full_like(dust.rv[0], 3.3))
-    seen = jax.vmap(lambda rv: jax.vmap(lambda av: look(av, rv))(dust.av))(dust.rv)
+    without = look(jnp.zeros_like(dust.av[0]), jnp.full_like(dust.rv[0], 3.3))
+    behind = jax.vmap(lambda rv: jax.vmap(lambda av: look(av, rv))(dust.av))(dust.rv)
     with jax.default_matmul_precision("highest"):
-        excess = seen.mag - bare.mag[None, None, :]  # small numbers keep their digits
+        excess = behind.mag - without.mag[None, None, :]  # small numbers keep their digits
         red, dred = jnp.einsum("kr,a,rab->kb", dust.in_rv, dust.in_av, excess)
-    return Coefficients(bare.mag, red, dred, bare.valid & seen.valid.all())
+    return Coefficients(without.mag, red, dred, without.valid & behind.valid.all())
