@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from brutax import infer
-from brutax import infer as socca
+from brutax.compat import socca
 from brutax.infer import fitter
 
 y, x = np.mgrid[-5.0:6.0, -5.0:6.0]

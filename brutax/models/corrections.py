@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from brutax.utils._namespace import namespace, special
+from brutax.utils._namespace import ArrayLike, Numeric, namespace, special
 
 EEP_TAMS = 454.0  # end of the main sequence, where the correction has faded by half
 
@@ -31,23 +31,23 @@ class Correction(NamedTuple):
     dlogr: Any
 
 
-def as_params(corr_params: Any) -> CorrectionParams:
+def as_params(corr_params: ArrayLike | None) -> CorrectionParams:
     """Four numbers (dtdm, drdm, msto_smooth, feh_scale), or the defaults for None.
 
     Raises `ValueError` for another count of numbers.
     """
     if corr_params is None:
         return CorrectionParams()
-    if len(corr_params) != 4:
+    numbers: Any = corr_params
+    if len(numbers) != 4:
         raise ValueError(
-            f"corr_params has {len(corr_params)} numbers; "
-            "it is (dtdm, drdm, msto_smooth, feh_scale)"
+            f"corr_params has {len(numbers)} numbers; it is (dtdm, drdm, msto_smooth, feh_scale)"
         )
-    return CorrectionParams(*corr_params)
+    return CorrectionParams(*numbers)
 
 
 def empirical_correction(
-    mini: Any, eep: Any, feh: Any, params: CorrectionParams | None = None
+    mini: Numeric, eep: Numeric, feh: Numeric, params: CorrectionParams | None = None
 ) -> Correction:
     """Shifts of log10 Teff and log10 R for an initial mass [Msun], EEP and initial [Fe/H].
 
@@ -64,13 +64,12 @@ def empirical_correction(
     return Correction(shift[0] * strength, shift[1] * strength)
 
 
-def get_corrections(labels: Any, corr_params: Any = None) -> np.ndarray:
+def get_corrections(labels: ArrayLike, corr_params: ArrayLike | None = None) -> np.ndarray:
     """The shifts (dlogt, dlogr) of models with labels (mini, eep, feh, ...), (..., 2) [dex].
 
     `labels` is (4,) or (model, 4), in the order of `EEPTracks.labels`.
     """
-    labels = np.asarray(labels, np.float64)
-    shift = empirical_correction(
-        labels[..., 0], labels[..., 1], labels[..., 2], as_params(corr_params)
-    )
+    rows = np.asarray(labels, np.float64)
+    mini, eep, feh = (rows[..., k] for k in range(3))
+    shift = empirical_correction(mini, eep, feh, as_params(corr_params))
     return np.stack([shift.dlogt, shift.dlogr], axis=-1)

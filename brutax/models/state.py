@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from brutax.models.corrections import empirical_correction
+from brutax.utils._namespace import Numeric
 
 
 class StarState(NamedTuple):
@@ -18,7 +19,9 @@ class StarState(NamedTuple):
     valid: Any  # False where no track goes; the numbers beside it are finite and mean nothing
 
 
-def corrected(state: StarState, mini: Any, eep: Any, feh: Any, params: Any) -> StarState:
+def corrected(
+    state: StarState, mini: Numeric, eep: Numeric, feh: Numeric, params: Any
+) -> StarState:
     """A star with the empirical corrections of `brutax.models.corrections`; None for none."""
     if params is None:
         return state

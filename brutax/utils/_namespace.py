@@ -14,7 +14,7 @@ import scipy.special as scipy_special
 # numbers in any form that NumPy and JAX understand: scalars, arrays, nested sequences of them
 ArrayLike = jax.Array | np.ndarray | np.generic | float | int | bool | Sequence
 # what arithmetic is done with, once `floats` has converted it
-Numeric = jax.Array | np.ndarray | np.floating | float
+Numeric = jax.Array | np.ndarray | np.floating | np.integer | float | int
 
 
 def namespace(*arrays: object) -> ModuleType:

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from brutax.models.corrections import as_params
+from brutax.models.corrections import CorrectionParams, as_params
 from brutax.models.evolution.isochrones import Isochrone
 from brutax.models.photometry.photometry import AbstractPhotometry, open_photometry
-from brutax.utils._namespace import as_float
+from brutax.utils._namespace import ArrayLike, Numeric, as_float
 from brutax.utils.linalg import safe_divide
 from brutax.utils.photometry import add_mag
 
@@ -73,18 +73,18 @@ class StellarPop(eqx.Module):
 
     def population(
         self,
-        feh: Any,
-        loga: Any,
-        eep: Any,
-        smf: Any,
-        av: Any = 0.0,
-        rv: Any = 3.3,
+        feh: Numeric,
+        loga: Numeric,
+        eep: Numeric,
+        smf: Numeric,
+        av: Numeric = 0.0,
+        rv: Numeric = 3.3,
         distance_pc: Any = 1000.0,
-        afe: Any = 0.0,
+        afe: Numeric = 0.0,
         *,
-        mini_bound: Any = 0.08,
-        eep_binary_max: Any = 480.0,
-        corr_params: Any = None,
+        mini_bound: Numeric = 0.08,
+        eep_binary_max: float = 480.0,
+        corr_params: CorrectionParams | None = None,
     ) -> Population:
         """An isochrone at EEPs (eep,) for mass ratios (smf,), for use inside programs.
 
@@ -126,18 +126,18 @@ class StellarPop(eqx.Module):
 
     def get_seds_smf_grid(
         self,
-        smf_values: Any,
-        feh: Any = 0.0,
-        afe: Any = 0.0,
-        loga: Any = 8.5,
-        eep: Any = None,
-        av: Any = 0.0,
-        rv: Any = 3.3,
-        dist: Any = 1000.0,
-        mini_bound: Any = 0.5,
-        eep_binary_max: Any = 480.0,
+        smf_values: ArrayLike,
+        feh: Numeric = 0.0,
+        afe: Numeric = 0.0,
+        loga: Numeric = 8.5,
+        eep: Numeric | None = None,
+        av: Numeric = 0.0,
+        rv: Numeric = 3.3,
+        dist: Numeric = 1000.0,
+        mini_bound: Numeric = 0.5,
+        eep_binary_max: float = 480.0,
         apply_corr: bool = True,
-        corr_params: Any = None,
+        corr_params: ArrayLike | None = None,
         return_dict: bool = True,
     ) -> list[tuple[np.ndarray, Any, Any]]:
         """One triple of `get_seds` per mass ratio, the whole table in one call."""
@@ -168,18 +168,18 @@ class StellarPop(eqx.Module):
 
     def get_seds(
         self,
-        feh: Any = 0.0,
-        afe: Any = 0.0,
-        loga: Any = 8.5,
-        eep: Any = None,
-        av: Any = 0.0,
-        rv: Any = 3.3,
-        binary_fraction: Any = 0.0,
-        dist: Any = 1000.0,
-        mini_bound: Any = 0.5,
-        eep_binary_max: Any = 480.0,
+        feh: Numeric = 0.0,
+        afe: Numeric = 0.0,
+        loga: Numeric = 8.5,
+        eep: Numeric | None = None,
+        av: Numeric = 0.0,
+        rv: Numeric = 3.3,
+        binary_fraction: Numeric = 0.0,
+        dist: Numeric = 1000.0,
+        mini_bound: Numeric = 0.5,
+        eep_binary_max: float = 480.0,
         apply_corr: bool = True,
-        corr_params: Any = None,
+        corr_params: ArrayLike | None = None,
         return_dict: bool = True,
     ) -> tuple[np.ndarray, Any, Any]:
         """Magnitudes (eep, band) of an isochrone at `dist` [pc] behind dust, and its stars.
@@ -204,7 +204,13 @@ class StellarPop(eqx.Module):
 
 @eqx.filter_jit
 def _population(
-    pop: StellarPop, numbers: dict, eep: Any, smf: Any, bound: Any, eep_max: float, params: Any
+    pop: StellarPop,
+    numbers: dict,
+    eep: Numeric,
+    smf: Numeric,
+    bound: Numeric,
+    eep_max: float,
+    params: Any,
 ) -> Population:
     return pop.population(
         eep=eep, smf=smf, mini_bound=bound, eep_binary_max=eep_max, corr_params=params, **numbers

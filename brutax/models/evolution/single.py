@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from brutax.models.corrections import as_params
+from brutax.models.corrections import CorrectionParams, as_params
 from brutax.models.evolution.tracks import EEPTracks
 from brutax.models.photometry.photometry import AbstractPhotometry, BandMagnitudes, open_photometry
 from brutax.models.state import StarState
-from brutax.utils._namespace import as_float
+from brutax.utils._namespace import ArrayLike, Numeric, as_float
 from brutax.utils.photometry import add_mag
 
 logger = logging.getLogger("brutax")
@@ -35,9 +35,9 @@ def stage_at_age(
     tracks: EEPTracks,
     mini: Float[Array, ""],
     loga: Float[Array, "*age"],
-    feh: Any,
-    afe: Any,
-    tol: Any = TOLERANCE,
+    feh: Numeric,
+    afe: Numeric,
+    tol: Numeric = TOLERANCE,
 ) -> Stage:
     """The EEPs at which the track of one mass has ages of 10**`loga` yr.
 
@@ -73,11 +73,11 @@ def binary_magnitudes(
     tracks: EEPTracks,
     photometry: AbstractPhotometry,
     labels: tuple[Any, Any, Any, Any],
-    smf: Any,
+    smf: Numeric,
     second: Stage,
-    av: Any,
-    rv: Any,
-    corr_params: Any = None,
+    av: Float[Array, ""],
+    rv: Float[Array, ""],
+    corr_params: CorrectionParams | None = None,
 ) -> Binary:
     """One star (mini, eep, feh, afe) and its companion of mass `smf * mini` at a stage."""
     mini, eep, feh, afe = labels
@@ -90,7 +90,9 @@ def binary_magnitudes(
     return Binary(primary, secondary, second.eep, paired, both, one, other)
 
 
-def may_have_companion(mini: Any, eep: Any, smf: Any, bound: Any, eep_binary_max: Any) -> Any:
+def may_have_companion(
+    mini: Numeric, eep: Numeric, smf: Numeric, bound: Numeric, eep_binary_max: Numeric
+) -> Any:
     """Whether a star may have a companion of mass `smf * mini`: limits by mass and EEP."""
     return (smf > 0.0) & (eep <= eep_binary_max) & (smf * mini >= bound)
 
@@ -129,24 +131,24 @@ class StarEvolTrack(eqx.Module):
 
     def get_seds(
         self,
-        mini: Any = 1.0,
-        eep: Any = 350.0,
-        feh: Any = 0.0,
-        afe: Any = 0.0,
-        av: Any = 0.0,
-        rv: Any = 3.3,
-        smf: Any = 0.0,
-        dist: Any = 1000.0,
-        loga_max: Any = 10.15,
-        eep2: Any = None,
-        mini_bound: Any = 0.08,
-        eep_binary_max: Any = 480.0,
+        mini: Numeric = 1.0,
+        eep: Numeric = 350.0,
+        feh: Numeric = 0.0,
+        afe: Numeric = 0.0,
+        av: Numeric = 0.0,
+        rv: Numeric = 3.3,
+        smf: Numeric = 0.0,
+        dist: Numeric = 1000.0,
+        loga_max: Numeric = 10.15,
+        eep2: Numeric | None = None,
+        mini_bound: Numeric = 0.08,
+        eep_binary_max: Numeric = 480.0,
         apply_corr: bool = True,
-        corr_params: Any = None,
+        corr_params: ArrayLike | None = None,
         return_eep2: bool = False,
         return_dict: bool = True,
         combine_seds: bool = True,
-        tol: Any = TOLERANCE,
+        tol: Numeric = TOLERANCE,
     ) -> tuple[Any, ...]:
         """Magnitudes (band,) of one star at `dist` [pc] behind dust, and what it is.
 
@@ -209,7 +211,12 @@ class StarEvolTrack(eqx.Module):
 
 @eqx.filter_jit
 def _binary(
-    model: StarEvolTrack, numbers: dict, wanted: Any, eep2: Any, tol: Any, params: Any
+    model: StarEvolTrack,
+    numbers: dict,
+    wanted: Numeric,
+    eep2: Numeric,
+    tol: Numeric,
+    params: Any,
 ) -> Binary:
     labels = tuple(numbers[name] for name in ("mini", "eep", "feh", "afe"))
     mini, eep, feh, afe = labels

@@ -10,6 +10,7 @@ import numpy as np
 
 from brutax.data import GridData, GridError
 from brutax.data._layouts import lattice_names
+from brutax.utils import ArrayLike
 
 # quantities that stellar models predict: never axes unless a mask says so
 _PREDICTED = ("loga", "logl", "logt", "logg", "logr", "mass", "agewt", "feh_surf", "afe_surf")
@@ -48,7 +49,7 @@ def as_grid_data(
     return data
 
 
-def _array(x: Any) -> np.ndarray:
+def _array(x: ArrayLike) -> np.ndarray:
     """As given if float64, else float32; a memory map stays on disk."""
     x = np.asarray(x)
     return x if x.dtype == np.float64 else np.asarray(x, np.float32)

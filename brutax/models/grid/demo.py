@@ -12,6 +12,7 @@ import numpy as np
 
 from brutax.data import GridData
 from brutax.models.grid.star_grid import StarGrid
+from brutax.utils._namespace import Numeric
 
 # effective wavelengths [micron] and relative half widths, rounded
 _BANDS = {
@@ -59,11 +60,11 @@ class _Stars(NamedTuple):
     agewt: Any  # d(age)/d(EEP) [yr]
 
 
-def _sigmoid(x: Any) -> Any:
+def _sigmoid(x: Numeric) -> Any:
     return 1.0 / (1.0 + np.exp(-x))
 
 
-def demo_star(mini: Any, eep: Any, feh: Any) -> _Stars:
+def demo_star(mini: Numeric, eep: Numeric, feh: Numeric) -> _Stars:
     """A star of initial mass [Msun], EEP and [Fe/H]: main sequence, subgiant, red giant.
 
     `age = t(m) tau(EEP)` with `t = 10 Gyr m^-2.5 10^(0.15 [Fe/H])`; `agewt` is its exact
@@ -88,7 +89,7 @@ def demo_star(mini: Any, eep: Any, feh: Any) -> _Stars:
     return _Stars(np.log10(age), logl, logt, logg, agewt)
 
 
-def demo_mag(stars: _Stars, feh: Any, band: str) -> Any:
+def demo_mag(stars: _Stars, feh: Numeric, band: str) -> Any:
     """AB magnitude at 1 kpc: the Planck function averaged over five wavelengths of the band.
 
     `f_nu = pi B_nu(Teff) (R / d)²` with `R` from `L = 4 pi sigma R² Teff⁴`, and metals dim the

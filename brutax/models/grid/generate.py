@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from brutax.data import GridData
-from brutax.models.corrections import as_params
+from brutax.models.corrections import CorrectionParams, as_params
 from brutax.models.evolution.single import (
     Stage,
     binary_magnitudes,
@@ -29,7 +30,7 @@ from brutax.models.photometry.photometry import (
     open_photometry,
 )
 from brutax.models.state import StarState, corrected
-from brutax.utils._namespace import as_float
+from brutax.utils._namespace import ArrayLike, as_float
 
 logger = logging.getLogger("brutax")
 
@@ -74,15 +75,15 @@ class GridGenerator:
 
     def make_grid(
         self,
-        mini_grid: Any = None,
-        eep_grid: Any = None,
-        feh_grid: Any = None,
-        afe_grid: Any = None,
-        smf_grid: Any = None,
-        av_grid: Any = None,
-        av_wt: Any = None,
-        rv_grid: Any = None,
-        rv_wt: Any = None,
+        mini_grid: ArrayLike | None = None,
+        eep_grid: ArrayLike | None = None,
+        feh_grid: ArrayLike | None = None,
+        afe_grid: ArrayLike | None = None,
+        smf_grid: ArrayLike | None = None,
+        av_grid: ArrayLike | None = None,
+        av_wt: ArrayLike | None = None,
+        rv_grid: ArrayLike | None = None,
+        rv_wt: ArrayLike | None = None,
         dist: float = 1000.0,
         *,
         mini_range: Any = None,
@@ -92,7 +93,7 @@ class GridGenerator:
         eep_binary_max: float = 480.0,
         mini_bound: float = 0.0,
         apply_corr: bool = True,
-        corr_params: Any = None,
+        corr_params: ArrayLike | None = None,
         output_file: str | os.PathLike | None = None,
         verbose: bool = True,
         progress: Any = None,
@@ -195,7 +196,9 @@ class GridGenerator:
             out.dred[seen].astype(np.float32),
         )
 
-    def _coefficients(self, star: Any, labels: Any, smf: Any, second: Any, build: "_Build") -> Any:
+    def _coefficients(
+        self, star: Any, labels: Any, smf: Array | float, second: Any, build: "_Build"
+    ) -> Any:
         """The `Coefficients` of models, some at a time."""
         count = labels[0].size
         parts = []
@@ -234,22 +237,36 @@ class _Part(NamedTuple):
 
 
 @eqx.filter_jit
-def _stars(tracks: EEPTracks, mini: Any, eep: Any, feh: Any, afe: Any, params: Any) -> StarState:
-    mini, eep = as_float(mini), as_float(eep)
-    star = tracks.lattice(mini, eep, feh, afe)
-    return corrected(star, mini[:, None], eep[None, :], feh, params)
+def _stars(
+    tracks: EEPTracks,
+    mini: Array | np.ndarray,
+    eep: Array | np.ndarray,
+    feh: Array,
+    afe: Array,
+    params: CorrectionParams | None,
+) -> StarState:
+    mass, stage = as_float(mini), as_float(eep)
+    star = tracks.lattice(mass, stage, feh, afe)
+    return corrected(star, mass[:, None], stage[None, :], feh, params)
 
 
 @eqx.filter_jit
 def _companions(
-    tracks: EEPTracks, mini: Any, eep: Any, loga: Any, smf: Any, feh: Any, afe: Any, limits: Any
+    tracks: EEPTracks,
+    mini: Array | np.ndarray,
+    eep: Array | np.ndarray,
+    loga: Array | np.ndarray,
+    smf: Array | float,
+    feh: Array,
+    afe: Array,
+    limits: Any,
 ) -> Stage:
     """Stages (mass, eep) of the companions of stars with ages `loga`."""
-    mini, eep, loga = as_float(mini), as_float(eep), as_float(loga)
+    mass, stage, age = as_float(mini), as_float(eep), as_float(loga)
     second = jax.lax.map(
-        lambda row: stage_at_age(tracks, smf * row[0], row[1], feh, afe), (mini, loga)
+        lambda row: stage_at_age(tracks, smf * row[0], row[1], feh, afe), (mass, age)
     )
-    allowed = may_have_companion(mini[:, None], eep[None, :], smf, *limits)
+    allowed = may_have_companion(mass[:, None], stage[None, :], smf, *limits)
     return Stage(second.eep, second.found & allowed)
 
 
@@ -260,9 +277,9 @@ def _photometry(
     star: StarState,
     labels: Any,
     second: Stage | None,
-    smf: Any,
+    smf: Array | float,
     dust: DustLines,
-    params: Any,
+    params: CorrectionParams | None,
 ) -> Coefficients:
     """Coefficients of models at 1 kpc, (star, band)."""
 
@@ -270,7 +287,7 @@ def _photometry(
         return coefficients(lambda av, rv: photometry(star, labels[2], av, rv), dust)
 
     def double(star: Any, labels: Any, second: Any) -> Coefficients:
-        def look(av: Any, rv: Any) -> Any:
+        def look(av: Array, rv: Array) -> Any:
             return binary_magnitudes(
                 tracks, photometry, labels, smf, second, av, rv, params
             ).together
@@ -286,7 +303,12 @@ def _photometry(
     return out._replace(mag=out.mag + REFERENCE_MODULUS)
 
 
-def _nodes(name: str, given: Any, span: Any, models: np.ndarray) -> np.ndarray:
+def _nodes(
+    name: str,
+    given: ArrayLike | None,
+    span: Sequence[float] | np.ndarray | None,
+    models: np.ndarray,
+) -> np.ndarray:
     """Nodes of one axis: those given, the default ones, or default spacing over a range."""
     low, high = float(models[0]), float(models[-1])
     if given is not None and span is not None:

@@ -2,9 +2,11 @@
 
 import itertools
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Array
 
 from brutax.utils._namespace import namespace
 
@@ -78,7 +80,9 @@ def find_corners(lattice: Lattice, point: Sequence[Any]) -> Stencil:
     return Stencil(tuple(rows), tuple(w / total for w in weights), support, inside)
 
 
-def _bracket(nodes: np.ndarray, x: Any, xp: Any) -> tuple[Any, Any, Any]:
+def _bracket(
+    nodes: np.ndarray, x: Array | np.ndarray | np.floating, xp: ModuleType
+) -> tuple[Any, Any, Any]:
     """Index of the node below `x`, position in [0, 1] within the cell, and "in range"."""
     x = xp.asarray(x, dtype=float)
     slack = 4.0 * float(np.finfo(x.dtype).eps) * float(np.max(np.abs(nodes)))

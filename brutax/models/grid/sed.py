@@ -1,22 +1,25 @@
 """Spectral energy distributions: the photometry of a model behind dust."""
 
+from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
 
-from brutax.utils._namespace import namespace
+from brutax.utils._namespace import ArrayLike, Numeric, namespace
 
 # flux = 10**(-0.4 mag) = exp(-LN_PER_MAG * mag)
 LN_PER_MAG = 0.4 * np.log(10.0)
 
 
-def reddened_mag(mag: Any, red: Any, dred: Any, av: Any, rv: Any) -> Any:
+def reddened_mag(mag: Numeric, red: Numeric, dred: Numeric, av: Numeric, rv: Numeric) -> Any:
     """Magnitudes of one model at 1 kpc behind dust: `M + A_V (r0 + R_V dr)`."""
     return mag + av * (red + rv * dred)
 
 
-def _sed(mag: Any, red: Any, dred: Any, av: Any, rv: Any, return_flux: bool) -> Any:
+def _sed(
+    mag: Numeric, red: Numeric, dred: Numeric, av: Numeric, rv: Numeric, return_flux: bool
+) -> Any:
     """`(sed, rvec, drvec)` of one model; see `get_seds`."""
     rvec = red + rv * dred
     sed = reddened_mag(mag, red, dred, av, rv)
@@ -27,31 +30,37 @@ def _sed(mag: Any, red: Any, dred: Any, av: Any, rv: Any, return_flux: bool) -> 
     return flux, -LN_PER_MAG * rvec * flux, -LN_PER_MAG * dred * flux
 
 
-def _get_seds(mag_coeffs: Any, av: Any, rv: Any, return_flux: bool = False) -> Any:
+def _get_seds(
+    mag_coeffs: ArrayLike,
+    av: ArrayLike,
+    rv: ArrayLike,
+    return_flux: bool = False,
+) -> Any:
     """`(seds, rvecs, drvecs)`, each (model, band), for `av` and `rv` of shape (model,)."""
     xp = namespace(mag_coeffs, av, rv)
     coeffs = xp.asarray(mag_coeffs, dtype=float)
     if coeffs.ndim != 3 or coeffs.shape[-1] != 3:
         raise ValueError(f"mag_coeffs are {coeffs.shape}, not (model, band, 3)")
     n = coeffs.shape[0]
-    av, rv = (_per_model(x, n, name, xp) for x, name in ((av, "av"), (rv, "rv")))
+    each = (_per_model(x, n, name, xp) for x, name in ((av, "av"), (rv, "rv")))
+    dust: list[Any] = list(each)
     tables = (coeffs[..., 0], coeffs[..., 1], coeffs[..., 2])
     if xp is np:
-        return _sed(*tables, av[:, None], rv[:, None], return_flux)
-    return jax.vmap(lambda m, r, d, a, v: _sed(m, r, d, a, v, return_flux))(*tables, av, rv)
+        return _sed(*tables, dust[0][:, None], dust[1][:, None], return_flux)
+    return jax.vmap(lambda m, r, d, a, v: _sed(m, r, d, a, v, return_flux))(*tables, *dust)
 
 
-def _per_model(value: Any, n: int, name: str, xp: Any) -> Any:
-    value = xp.asarray(value, dtype=float)
-    if value.shape not in ((), (n,)):
-        raise ValueError(f"{name} is {value.shape}; it is a number or has one per model ({n},)")
-    return xp.broadcast_to(value, (n,))
+def _per_model(value: ArrayLike, n: int, name: str, xp: ModuleType) -> Any:
+    found = xp.asarray(value, dtype=float)
+    if found.shape not in ((), (n,)):
+        raise ValueError(f"{name} is {found.shape}; it is a number or has one per model ({n},)")
+    return xp.broadcast_to(found, (n,))
 
 
 def get_seds(
-    mag_coeffs: Any,
-    av: Any = None,
-    rv: Any = None,
+    mag_coeffs: ArrayLike,
+    av: ArrayLike | None = None,
+    rv: ArrayLike | None = None,
     return_flux: bool = False,
     return_rvec: bool = False,
     return_drvec: bool = False,

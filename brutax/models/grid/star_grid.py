@@ -23,7 +23,7 @@ from brutax.models.grid.lattice import (
     find_corners,
 )
 from brutax.models.grid.sed import LN_PER_MAG, reddened_mag
-from brutax.utils._namespace import namespace
+from brutax.utils._namespace import Numeric, namespace
 
 logger = logging.getLogger("brutax")
 
@@ -182,11 +182,11 @@ class StarGrid(eqx.Module):
 
     def get_predictions(
         self,
-        mini: Any = None,
-        eep: Any = None,
-        feh: Any = None,
-        afe: Any = None,
-        smf: Any = None,
+        mini: Numeric | None = None,
+        eep: Numeric | None = None,
+        feh: Numeric | None = None,
+        afe: Numeric | None = None,
+        smf: Numeric | None = None,
         use_multilinear: bool = True,
         outside: str = "raise",
         **axes: Any,
@@ -205,14 +205,14 @@ class StarGrid(eqx.Module):
 
     def get_seds(
         self,
-        mini: Any = None,
-        eep: Any = None,
-        feh: Any = None,
-        afe: Any = None,
-        av: Any = 0.0,
-        rv: Any = 3.3,
-        smf: Any = None,
-        dist: Any = 1000.0,
+        mini: Numeric | None = None,
+        eep: Numeric | None = None,
+        feh: Numeric | None = None,
+        afe: Numeric | None = None,
+        av: Numeric = 0.0,
+        rv: Numeric = 3.3,
+        smf: Numeric | None = None,
+        dist: Numeric = 1000.0,
         return_dict: bool = True,
         return_flux: bool = False,
         return_predictions: bool = True,
@@ -230,16 +230,16 @@ class StarGrid(eqx.Module):
         query = {"mini": mini, "eep": eep, "feh": feh, "afe": afe, "smf": smf, **axes}
         point = self._point(query, use_multilinear, outside)
         xp = namespace(*point, av, rv, dist)
-        *point, av, rv, dist = xp.broadcast_arrays(
+        *point, extinction, ratio, far = xp.broadcast_arrays(
             *(xp.asarray(x, dtype=float) for x in (*point, av, rv, dist))
         )
-        if xp is np and not np.all(dist > 0):
+        if xp is np and not np.all(far > 0):
             raise ValueError("dist must be positive [pc]")
         stencil = self._stencil(point, outside)
         mag, red, dred = (blend(stencil, x) for x in (self.mag, self.red, self.dred))
         mag = xp.where(self._valid(stencil)[..., None], mag, xp.nan)
-        sed = reddened_mag(mag, red, dred, av[..., None], rv[..., None])
-        sed = sed + 5.0 * xp.log10(dist / 1000.0)[..., None]
+        sed = reddened_mag(mag, red, dred, extinction[..., None], ratio[..., None])
+        sed = sed + 5.0 * xp.log10(far / 1000.0)[..., None]
         if return_flux:
             sed = xp.exp(-LN_PER_MAG * sed)
         params = self._predictions(point, stencil) if return_predictions else None

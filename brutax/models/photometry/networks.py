@@ -17,7 +17,7 @@ from brutax.data.download import find_nn_file
 from brutax.data.filters import FILTERS
 from brutax.models.photometry.bolometric import M_BOL_SUN
 from brutax.models.state import StarState
-from brutax.utils._namespace import as_float
+from brutax.utils._namespace import ArrayLike, Numeric, as_float
 
 logger = logging.getLogger("brutax")
 
@@ -55,7 +55,9 @@ class Networks(eqx.Module):
         """Whether a star lies in the range of training."""
         return jnp.all((x >= self.xmin) & (x <= self.xmax))
 
-    def inputs(self, star: StarState, av: Any, rv: Any) -> Float[Array, " 6"]:
+    def inputs(
+        self, star: StarState, av: Float[Array, ""], rv: Float[Array, ""]
+    ) -> Float[Array, " 6"]:
         """The inputs of a star behind dust of A_V [mag] and R_V."""
         return jnp.stack([10.0**star.logt, star.logg, star.feh_surf, star.afe_surf, av, rv])
 
@@ -139,7 +141,7 @@ class FastNN:
         """The upper ends of the inputs, (6,)."""
         return np.asarray(self.networks.xmax)
 
-    def encode(self, x: Any) -> np.ndarray:
+    def encode(self, x: Numeric) -> np.ndarray:
         """Inputs (6,) or (6, star) scaled to [0, 1], as (6, 1) or (6, star)."""
         x = np.asarray(x, np.float64)
         if x.ndim not in (1, 2) or x.shape[0] != len(INPUTS):
@@ -151,7 +153,7 @@ class FastNN:
         """1 / (1 + exp(-a))"""
         return np.asarray(jax.nn.sigmoid(as_float(a)))
 
-    def nneval(self, x: Any) -> np.ndarray:
+    def nneval(self, x: Numeric) -> np.ndarray:
         """Bolometric corrections, (band,) or (band, star), inside the range or not."""
         scaled = self.encode(x)
         raw = scaled * (self.xmax - self.xmin)[:, None] + self.xmin[:, None]
@@ -167,10 +169,10 @@ class FastNNPredictor(FastNN):
         logg: Any = 4.4,
         feh_surf: Any = 0.0,
         logl: Any = 0.0,
-        afe: Any = 0.0,
-        av: Any = 0.0,
-        rv: Any = 3.3,
-        dist: Any = 1000.0,
+        afe: ArrayLike = 0.0,
+        av: ArrayLike = 0.0,
+        rv: ArrayLike = 3.3,
+        dist: Numeric = 1000.0,
         filt_idxs: Any = slice(None),
     ) -> np.ndarray:
         """Magnitudes (band,) of one star at `dist` [pc]."""
@@ -183,10 +185,10 @@ class FastNNPredictor(FastNN):
         logg: Any,
         feh_surf: Any,
         logl: Any,
-        afe: Any,
-        av: Any,
-        rv: Any,
-        dist: Any,
+        afe: ArrayLike,
+        av: ArrayLike,
+        rv: ArrayLike,
+        dist: Numeric,
         filt_idxs: Any = slice(None),
     ) -> np.ndarray:
         """Magnitudes (star, band) of stars at `dist` [pc] behind the same dust."""
