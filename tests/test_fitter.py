@@ -24,7 +24,7 @@ import numpy as np
 import numpyro.distributions as dist
 from brutax import infer
 from brutax.compat import socca
-from brutax.infer import fitter
+from brutax.compat.socca import fitter
 
 y, x = np.mgrid[-5.0:6.0, -5.0:6.0]
 psf = jnp.exp(-0.5 * (x[3:8, 3:8] ** 2 + y[3:8, 3:8] ** 2)) / 6.2

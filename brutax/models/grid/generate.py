@@ -306,7 +306,7 @@ def _photometry(
 def _nodes(
     name: str,
     given: ArrayLike | None,
-    span: Sequence[float] | np.ndarray | None,
+    span: Sequence | np.ndarray | None,
     models: np.ndarray,
 ) -> np.ndarray:
     """Nodes of one axis: those given, the default ones, or default spacing over a range."""

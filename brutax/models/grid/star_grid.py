@@ -23,7 +23,7 @@ from brutax.models.grid.lattice import (
     find_corners,
 )
 from brutax.models.grid.sed import LN_PER_MAG, reddened_mag
-from brutax.utils._namespace import Numeric, namespace
+from brutax.utils._namespace import ArrayLike, namespace
 
 logger = logging.getLogger("brutax")
 
@@ -182,11 +182,11 @@ class StarGrid(eqx.Module):
 
     def get_predictions(
         self,
-        mini: Numeric | None = None,
-        eep: Numeric | None = None,
-        feh: Numeric | None = None,
-        afe: Numeric | None = None,
-        smf: Numeric | None = None,
+        mini: ArrayLike | None = None,
+        eep: ArrayLike | None = None,
+        feh: ArrayLike | None = None,
+        afe: ArrayLike | None = None,
+        smf: ArrayLike | None = None,
         use_multilinear: bool = True,
         outside: str = "raise",
         **axes: Any,
@@ -205,14 +205,14 @@ class StarGrid(eqx.Module):
 
     def get_seds(
         self,
-        mini: Numeric | None = None,
-        eep: Numeric | None = None,
-        feh: Numeric | None = None,
-        afe: Numeric | None = None,
-        av: Numeric = 0.0,
-        rv: Numeric = 3.3,
-        smf: Numeric | None = None,
-        dist: Numeric = 1000.0,
+        mini: ArrayLike | None = None,
+        eep: ArrayLike | None = None,
+        feh: ArrayLike | None = None,
+        afe: ArrayLike | None = None,
+        av: ArrayLike = 0.0,
+        rv: ArrayLike = 3.3,
+        smf: ArrayLike | None = None,
+        dist: ArrayLike = 1000.0,
         return_dict: bool = True,
         return_flux: bool = False,
         return_predictions: bool = True,
