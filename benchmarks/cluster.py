@@ -205,7 +205,8 @@ def typed_rows(points: dict[str, np.ndarray]) -> Any:
 def sampled(pop: Any, stars: dict[str, np.ndarray], seed: int, **how: Any) -> tuple[Any, float]:
     """A posterior by NUTS, and its seconds."""
     from brutax import infer
-    from brutax.cluster import cluster_prior, cluster_problem
+    from brutax.cluster import prior as cluster_prior
+    from brutax.cluster import problem as cluster_problem
 
     model = build(stars, pop)
     problem = cluster_problem(model, cluster_prior(model, rv=TRUTH["rv"]))
@@ -237,7 +238,8 @@ def nuts(case: dict[str, Any]) -> dict[str, Any]:
 def recovery(case: dict[str, Any]) -> list[dict[str, Any]]:
     """Ranks and pulls of the truth in the posteriors of simulated clusters, on one core."""
     from brutax import infer
-    from brutax.cluster import cluster_prior, cluster_problem
+    from brutax.cluster import prior as cluster_prior
+    from brutax.cluster import problem as cluster_problem
 
     os.sched_setaffinity(0, {case["core"]})
     jax.config.update("jax_compilation_cache_dir", case["cache"])  # all fits are one program
@@ -315,11 +317,15 @@ def m67(case: dict[str, Any]) -> dict[str, Any]:
     from brutax import infer
     from brutax.cluster import (
         ClusterModel,
-        cluster_prior,
-        cluster_problem,
         make_stars,
         members,
         mock_members,
+    )
+    from brutax.cluster import (
+        prior as cluster_prior,
+    )
+    from brutax.cluster import (
+        problem as cluster_problem,
     )
     from brutax.models.corrections import CorrectionParams
     from brutax.plotting import cluster_diagram

@@ -124,7 +124,7 @@ def speed(args: Any) -> dict[str, Any]:
 
 def many(args: Any) -> dict[str, Any]:
     from brutax.dust import stack_sightlines
-    from brutax.sightline import fit_clouds
+    from brutax.sightline import fit as fit_clouds
 
     rng = np.random.default_rng(2)
     truth = [clear_case(rng, 2) for _ in range(200)]
@@ -148,7 +148,7 @@ def many(args: Any) -> dict[str, Any]:
 
 def recovery(args: Any) -> dict[str, Any]:
     from brutax.dust import stack_sightlines
-    from brutax.sightline import fit_clouds
+    from brutax.sightline import fit as fit_clouds
 
     rng = np.random.default_rng(7)
     numbers = rng.integers(1, 4, 100)
@@ -186,7 +186,7 @@ def recovery(args: Any) -> dict[str, Any]:
 def evidence(args: Any) -> dict[str, Any]:
     """Evidences by both methods, of simulated sight lines with two clouds."""
     from brutax.dust import stack_sightlines
-    from brutax.sightline import fit_clouds
+    from brutax.sightline import fit as fit_clouds
 
     rng = np.random.default_rng(11)
     lines = [simulate(rng, *clear_case(rng, 2), 200, 50) for _ in range(2)]

@@ -154,9 +154,13 @@ def cluster() -> Any:
     from brutax.cluster import (
         ClusterModel,
         Layout,
-        cluster_prior,
-        cluster_problem,
         make_stars,
+    )
+    from brutax.cluster import (
+        prior as cluster_prior,
+    )
+    from brutax.cluster import (
+        problem as cluster_problem,
     )
     from brutax.models import Isochrone, StellarPop
 
@@ -182,7 +186,7 @@ def sight_line() -> Any:
     from dust import clear_case, simulate
 
     from brutax.dust import make_sightline
-    from brutax.sightline import sightline_problem
+    from brutax.sightline import problem as sightline_problem
 
     rng = np.random.default_rng(4)
     return sightline_problem(make_sightline(*simulate(rng, *clear_case(rng, 2), 150, 64)), 2)

@@ -14,12 +14,18 @@ from brutax.cluster import (
     ClusterModel,
     ClusterParams,
     Layout,
-    cluster_numpyro,
-    cluster_prior,
-    cluster_problem,
     make_stars,
     members,
     mock_members,
+)
+from brutax.cluster import (
+    numpyro_model as cluster_numpyro,
+)
+from brutax.cluster import (
+    prior as cluster_prior,
+)
+from brutax.cluster import (
+    problem as cluster_problem,
 )
 from brutax.cluster.outputs import COMPONENTS
 from brutax.cluster.pairs import segments_of_tiles

@@ -15,7 +15,7 @@ from brutax.cluster import (
     Layout,
     isochrone,
     make_stars,
-    quadrature,
+    segments,
 )
 from brutax.cluster.ages import (
     Ages,

@@ -25,7 +25,7 @@ FLOORS = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # where two rooms of one floor meet, only in this direction
-NEIGHBOURS = {("models", "dust"), ("catalog", "models"), ("models", "priors")}
+NEIGHBOURS = {("models", "dust"), ("catalog", "models"), ("models", "priors"), ("cluster", "star")}
 
 
 def room(path: Path) -> str:

@@ -14,10 +14,16 @@ from brutax.dust.sightline import _norm, _shape
 from brutax.sightline import (
     CloudFit,
     dust_map,
-    fit_clouds,
     reweight,
-    sightline_prior,
-    sightline_problem,
+)
+from brutax.sightline import (
+    fit as fit_clouds,
+)
+from brutax.sightline import (
+    prior as sightline_prior,
+)
+from brutax.sightline import (
+    problem as sightline_problem,
 )
 
 TRUE = ((0.4, 0.9), (0.1, 0.9, 1.7))

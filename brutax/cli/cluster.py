@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     model, prior = _model(args, stars)
 
     from brutax import infer
-    from brutax.cluster import cluster_problem
+    from brutax.cluster import problem as cluster_problem
 
     say(args, f"{len(stars)} stars in {', '.join(stars.bands)}")
     resting = output.with_name(output.name + ".run")
@@ -135,7 +135,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 def _model(args: argparse.Namespace, stars: Catalog) -> tuple[ClusterModel, dict[str, Any]]:
     import numpyro.distributions as dist
 
-    from brutax.cluster import cluster_prior
+    from brutax.cluster import prior as cluster_prior
 
     given: dict[str, Any] = {"scatter": dist.HalfNormal(0.03)} if args.scatter else {}
     for text in args.prior:

@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> None:
     line = _line(args, dist, av)
 
     from brutax.sightline import dust_map as make_map
-    from brutax.sightline import fit_clouds, reweight
+    from brutax.sightline import fit as fit_clouds
+    from brutax.sightline import reweight
 
     say(args, f"{line.n_stars} stars, {line.dist_range[0]:.3g} to {line.dist_range[1]:.3g} kpc")
     resting = output.with_name(output.name + ".run")

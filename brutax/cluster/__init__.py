@@ -14,6 +14,8 @@ from brutax.cluster.outputs import cluster_outputs as cluster_outputs
 from brutax.cluster.pairs import Lattice as Lattice
 from brutax.cluster.predict import MockMembers as MockMembers
 from brutax.cluster.predict import mock_members as mock_members
-from brutax.cluster.problem import cluster_numpyro as cluster_numpyro
-from brutax.cluster.problem import cluster_prior as cluster_prior
-from brutax.cluster.problem import cluster_problem as cluster_problem
+from brutax.cluster.problem import fit as fit
+from brutax.cluster.problem import log_likelihood as log_likelihood
+from brutax.cluster.problem import numpyro_model as numpyro_model
+from brutax.cluster.problem import prior as prior
+from brutax.cluster.problem import problem as problem

@@ -10,15 +10,17 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
+from brutax import infer, star
 from brutax.cluster.model import ClusterModel, ClusterParams
 from brutax.cluster.outputs import cluster_outputs
-from brutax.infer import Problem
+from brutax.infer import AbstractMethod, Posterior, Problem
 from brutax.infer.prior import resolve
+from brutax.priors import AbstractPrior
 
 NEEDED = ("feh", "loga", "av", "rv", "distance_pc", "field_fraction")
 
 
-def cluster_prior(model: ClusterModel, **given: Any) -> dict[str, Any]:
+def prior(model: ClusterModel, **given: Any) -> dict[str, Any]:
     """Priors of the parameters of a cluster, by name: numpyro distributions.
 
     By default flat in [Fe/H] (-2 to 0.45), log10 age (7.5 to 10.14), A_V (0 to 3 mag), field
@@ -55,37 +57,61 @@ def cluster_prior(model: ClusterModel, **given: Any) -> dict[str, Any]:
     return out
 
 
-def cluster_problem(
+_default_prior = prior  # where an argument has that name
+
+
+def problem(
     model: ClusterModel,
     prior: Mapping[str, Any] | None = None,
     *,
     colour: tuple[str, str] | None = None,
     band: str | None = None,
 ) -> Problem:
-    """The posterior of a cluster for `brutax.infer.fit`; `prior` as from `cluster_prior`.
+    """The posterior of a cluster for `brutax.infer.fit`; `prior` as from `cluster.prior`.
 
-    `infer.fitter(...).getmodel` has the outputs of `ClusterOutputs`, with diagrams in `colour`,
-    two bands, and `band`, the magnitude (see `cluster_outputs`), where there are two bands.
+    Entries of the prior may also be priors of `brutax.priors`, such as one of A_V of one's own.
+    `brutax.compat.socca.fitter(...).getmodel` has the outputs of `ClusterOutputs`, with diagrams
+    in `colour`, two bands, and `band`, the magnitude (see `cluster_outputs`), where there are two bands.
     Chains, starts and draws are taken one after the other, however a sampler maps over them: side
     by side they would compute what each of them leaves out.
     """
-    prior = cluster_prior(model) if prior is None else prior
+    entries = _default_prior(model) if prior is None else prior
     several = len(model.pop.filters) > 1
     predict = cluster_outputs(model, colour, band) if several else None
-    return Problem(prior, _of_dictionary, model, predict, in_turn=True)
+    return Problem(star.prior(entries), _of_dictionary, model, predict, in_turn=True)
 
 
-def cluster_numpyro(
+def fit(
+    model: ClusterModel,
+    method: str | AbstractMethod = "nuts",
+    prior: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Posterior:
+    """The posterior of a cluster: `infer.fit(cluster.problem(model, prior), method, **options)`.
+
+        stars = cluster.make_stars(flux, flux_err)
+        model = cluster.ClusterModel(StellarPop(Isochrone(), bands), stars)
+        posterior = cluster.fit(model, "smc", cluster.prior(model, rv=3.32))
+
+    Raises what these raise.
+    """
+    return infer.fit(problem(model, prior), method, **options)
+
+
+def numpyro_model(
     model: ClusterModel, prior: Mapping[str, Any] | None = None, *, prefix: str = ""
 ) -> ClusterParams:
     """The cluster inside a numpyro program: samples its parameters and adds its likelihood.
 
     Sites are named `prefix` + parameter (ties are deterministic sites), the likelihood is the
-    factor `prefix` + "cluster". `prior` as from `cluster_prior`; its functions see the
+    factor `prefix` + "cluster". `prior` as from `cluster.prior`; its functions see the
     parameters without prefix. Returns the parameters.
     """
     params: dict[str, Any] = {}
-    for name, entry in (cluster_prior(model) if prior is None else prior).items():
+    for name, entry in (_default_prior(model) if prior is None else prior).items():
+        if isinstance(entry, AbstractPrior):
+            params[name] = _sampled(prefix + name, name, entry, params)
+            continue
         value = resolve(name, entry, params)
         if isinstance(value, dist.Distribution):
             value = numpyro.sample(prefix + name, value)
@@ -95,6 +121,15 @@ def cluster_numpyro(
     out = ClusterParams(**params)
     numpyro.factor(prefix + "cluster", log_likelihood(out, model))
     return out
+
+
+def _sampled(site: str, name: str, entry: AbstractPrior, params: Mapping[str, Any]) -> Array:
+    """A parameter with a prior of `brutax.priors`: uniform draws, and a factor for the density."""
+    base = dist.Uniform(*star.density(entry).bounds(name))
+    value: Any = numpyro.sample(site, base)
+    log_prob = star.density(entry).log_prob({**params, name: value})
+    numpyro.factor(f"{site}_prior", log_prob - base.log_prob(value))
+    return value
 
 
 def _of_dictionary(params: dict[str, Any], model: ClusterModel) -> Float[Array, ""]:

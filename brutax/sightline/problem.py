@@ -6,20 +6,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from brutax.dust.sightline import CloudParams, SightLine
 from brutax.infer import Problem
+from brutax.infer.prior import resolve
 from brutax.sightline.profile import profile_outputs
 
-# normal priors of logarithms: mean and deviation
+# normal priors of logarithms: mean and standard deviation
 OUTLIERS = (-3.0, 0.7)  # as in brutus
 SCATTER = (-2.3, 0.7)  # ln of [mag]: about 0.1
 
 
 def _gaps(inner: int) -> dist.Distribution:
-    """Shares of a range that ordered numbers cut it into: see `sightline_prior`."""
+    """Shares of a range that ordered numbers cut it into: see `sightline.prior`."""
     return dist.Dirichlet(jnp.asarray([1.0, *[2.0] * inner, 1.0]))
 
 
@@ -35,7 +37,7 @@ def _exp(params: dict[str, Any], name: str) -> Array:
     return jnp.exp(params[name])
 
 
-def sightline_prior(line: SightLine, clouds: int, **given: Any) -> dict[str, Any]:
+def prior(line: SightLine, clouds: int, **given: Any) -> dict[str, Any]:
     """Priors of the parameters of `clouds` clouds, by name: numpyro distributions and ties.
 
     The ln of `distance` [kpc] cuts its range into pieces that have a Dirichlet distribution, and
@@ -80,25 +82,50 @@ def _jump(params: dict[str, Any]) -> Array:
     return jnp.diff(params["level"])
 
 
-def sightline_problem(
-    line: SightLine, clouds: int, prior: Mapping[str, Any] | None = None
-) -> Problem:
-    """The posterior of `clouds` clouds for `brutax.infer`; `prior` as from `sightline_prior`.
+_default_prior = prior  # where an argument has that name
+
+
+def problem(line: SightLine, clouds: int, prior: Mapping[str, Any] | None = None) -> Problem:
+    """The posterior of `clouds` clouds for `brutax.infer`; `prior` as from `sightline.prior`.
 
     Of a stack of sight lines it is that of the first; `infer.fit_many(problem, data=stack)` fits
     all of them.
     """
-    prior = sightline_prior(line, clouds) if prior is None else prior
+    entries = _default_prior(line, clouds) if prior is None else prior
     first = line
     while first.weight.ndim > 1:
         first = _first(first)
     predict = profile_outputs(clouds, first.dist_range)
-    return Problem(prior, _log_likelihood, first, predict)
+    return Problem(entries, log_likelihood, first, predict)
 
 
 def _first(line: SightLine) -> SightLine:
     return jax.tree.map(lambda x: x[0], line)
 
 
-def _log_likelihood(params: dict[str, Any], line: SightLine) -> Float[Array, ""]:
+def log_likelihood(params: Mapping[str, Any], line: SightLine) -> Float[Array, ""]:
+    """ln L of a sight line at parameters by name (those of `CloudParams`); pure and differentiable.
+
+    `distance` [kpc] (cloud,), `level` [mag] (cloud + 1,), `scatter` [mag] (2,), `outliers` a share.
+    """
     return line.log_likelihood(CloudParams(*(params[name] for name in CloudParams._fields)))
+
+
+def numpyro_model(
+    line: SightLine, clouds: int, prior: Mapping[str, Any] | None = None, *, name: str = "sightline"
+) -> dict[str, Any]:
+    """The clouds of a sight line inside a numpyro program: samples them, adds their likelihood.
+
+    Sites are named `name` + "_" + parameter (ties are deterministic sites), the likelihood is the
+    factor `name`. `prior` as from `sightline.prior`. Returns the parameters by name.
+    """
+    params: dict[str, Any] = {}
+    for key, entry in (_default_prior(line, clouds) if prior is None else prior).items():
+        value = resolve(key, entry, params)
+        if isinstance(value, dist.Distribution):
+            value = numpyro.sample(f"{name}_{key}", value)
+        elif callable(entry):
+            numpyro.deterministic(f"{name}_{key}", value)
+        params[key] = value
+    numpyro.factor(name, log_likelihood(params, line))
+    return params

@@ -12,7 +12,8 @@ import numpy as np
 from brutax import infer
 from brutax.dust.profiles import ProfileMap
 from brutax.dust.sightline import SightLine
-from brutax.sightline.problem import sightline_prior, sightline_problem
+from brutax.sightline.problem import prior as make_prior
+from brutax.sightline.problem import problem as make_problem
 from brutax.utils.durable import replace
 
 MAGIC = "brutax clouds"
@@ -155,7 +156,7 @@ def _quantiles(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.interp((0.16, 0.5, 0.84), total, values[order])
 
 
-def fit_clouds(
+def fit(
     line: SightLine,
     clouds: int | Sequence[int] = (1, 2, 3, 4),
     *,
@@ -171,7 +172,7 @@ def fit_clouds(
     `method` is one of `brutax.infer` with an evidence: "smc", or "nested", which takes
     longer; `options` are its. A stack runs in one program. `checkpoint`, a file, lets a run that
     was stopped go on: each number of clouds has its own, with the number in the name. `prior`
-    replaces entries of `sightline_prior`. Raises `ValueError` for other methods.
+    replaces entries of `sightline.prior`. Raises `ValueError` for other methods.
     """
     if method not in WITH_EVIDENCE:
         raise ValueError(f"the number of clouds needs an evidence: method is 'smc' or 'nested', "
@@ -183,7 +184,7 @@ def fit_clouds(
     key = jax.random.key(key) if isinstance(key, int) else key
     by_number = []
     for n in numbers:
-        problem = sightline_problem(line, n, sightline_prior(line, n, **(prior or {})))
+        problem = make_problem(line, n, make_prior(line, n, **(prior or {})))
         own: dict[str, Any] = {"key": jax.random.fold_in(key, n), "progress": progress}
         if checkpoint is not None:
             path = Path(checkpoint)
