@@ -15,7 +15,6 @@ from brutax.cluster import (
     Layout,
     isochrone,
     make_stars,
-    segments,
 )
 from brutax.cluster.ages import (
     Ages,
