@@ -42,3 +42,11 @@ def test_what_is_counted(house, tmp_path):
         if house.re.search(pattern, text, house.re.IGNORECASE)
     ]
     assert sorted(found) == ["deviation (standard deviation)", "over (divided by)", "seen"]
+
+
+def test_arguments_have_types(house):
+    assert house.share(house.any_shares(), house.NARROW) < 0.10
+
+
+def test_exported_names_are_documented(house):
+    assert [export.name for export in house.exports() if not export.documented] == []

@@ -188,7 +188,7 @@ class PosteriorStore:
         order: Any = slice(len(rows)) if np.all(rows[1:] > rows[:-1]) else np.argsort(rows)
         where: Any = rows[order]
         if where.size and where[-1] - where[0] == where.size - 1:
-            where = slice(int(where[0]), int(where[-1]) + 1)  # HDF5 is quicker with it
+            where = slice(int(where[0]), int(where[-1]) + 1)  # HDF5 is faster with it
         try:
             for name, value in values.items():
                 if name in self._file:

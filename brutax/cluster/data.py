@@ -12,7 +12,7 @@ from brutax.cluster.segments import BLOCK
 from brutax.utils._namespace import as_float
 from brutax.utils.photometry import LN_2PI, LN_PER_MAG
 
-LEAST_FIELD = 1e-6  # the least weight of the field: no star costs more than being one by chance
+LEAST_FIELD = 1e-6  # the least weight of the field: a star costs at most -ln of it
 NEGLIGIBLE = 7.0  # nats below the least field, of what is left out
 MOST_CHI2 = 300.0
 SIGMAS = 3.0  # beyond the extreme stars to which the field reaches
@@ -27,7 +27,7 @@ class ClusterStars(eqx.Module):
     in units of the errors: `log_norm` (a constant) turns their sum into one per maggie, mas, ...
     """
 
-    flux: Float[Array, "block band star"]  # over its error; 0 where unobserved
+    flux: Float[Array, "block band star"]  # divided by its error; 0 where unobserved
     inverse: Float[Array, "block band star"]  # unit over error; 0 where unobserved
     bright: Float[Array, "block band star"]  # flux over unit, 0 where not positive
     chi2: Float[Array, "block star"]  # beyond which a segment cannot matter; 0 for padding
@@ -71,9 +71,10 @@ def make_stars(
     where `mask` (star, band) or (band,) is 0 do not count. `parallax`, `parallax_err`: (star,)
     [mas]. `pm`, `pm_err`: (star, 2) [mas / yr], right ascension (times cos dec) and declination.
     `prob`: number or (star,), membership known before. `field`: ln density of every star's fluxes
-    among field stars (star,) [per maggie and band], or a function of (flux, err, seen) that returns
-    it; by default uniform in the magnitudes that the sample covers, band by band. `field_pm` is
-    the mean and deviation, (2,) each, of proper motions in the field (default: of the sample).
+    among field stars (star,) [per maggie and band], or a function of (flux, err, observed) that
+    returns it; by default uniform in the magnitudes that the sample covers, band by band.
+    `field_pm` is the mean and standard deviation, (2,) each, of proper motions in the field
+    (default: of the sample).
 
     Raises `ValueError` for shapes that do not go together, probabilities outside 0 to 1 and
     tables without a star that has a valid band.

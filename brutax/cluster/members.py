@@ -16,7 +16,7 @@ MIDDLE = {"mass": 0.0, "ratio": 0.0, "eep": 400.0}  # squares are taken about th
 
 
 class Members(NamedTuple):
-    """Stars in the order of the catalogue; means and deviations are those of a member.
+    """Stars in the order of the catalogue; means and standard deviations are those of a member.
 
     NaN for stars without a valid band, and those that no model of the cluster comes near.
     """
@@ -43,8 +43,8 @@ def members(
 
     Averaged over `draws` of the posterior: `samples` by parameter, (draw, ...), of `weights`
     (draw,) (those of `brutax.infer.Posterior`). Masses within a segment of the isochrone are
-    taken at its middle; deviations below 1e-3 Msun and 0.1 EEP are lost in rounding. Raises
-    `ValueError` for samples without draws.
+    taken at its middle; standard deviations below 1e-3 Msun and 0.1 EEP are lost in rounding.
+    Raises `ValueError` for samples without draws.
     """
     known = {name: np.asarray(x) for name, x in samples.items() if name in ClusterParams._fields}
     count = len(known["feh"]) if "feh" in known else 0

@@ -35,7 +35,7 @@ class ClusterParams(NamedTuple):
     field_fraction: Any  # of the stars that are no members
     binary_fraction: Any = None  # None: all have companions, of any mass ratio
     ratio_slope: Any = None  # mass ratios go as q^slope; None: 0
-    av_spread: Any = None  # deviation of A_V from star to star [mag]
+    av_spread: Any = None  # standard deviation of A_V from star to star [mag]
     scatter: Any = None  # intrinsic scatter of every band's magnitude [mag]
     zero_points: Any = None  # (band,) added to model magnitudes [mag]
     corr: Any = None  # CorrectionParams, or four numbers; None: no empirical corrections

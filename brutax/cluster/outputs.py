@@ -267,7 +267,7 @@ def cluster_outputs(
 
 
 def _observed(model: ClusterModel, bands: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Magnitudes and errors (star, 2) of the sample, NaN where not seen or not positive."""
+    """Magnitudes and errors (star, 2) of the sample, NaN where not observed or not positive."""
     stars = model.stars
     pair = list(bands)
     flux = np.moveaxis(np.asarray(stars.flux, np.float64), 1, -1).reshape(

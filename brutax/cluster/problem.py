@@ -71,9 +71,9 @@ def problem(
 
     Entries of the prior may also be priors of `brutax.priors`, such as one of A_V of one's own.
     `brutax.compat.socca.fitter(...).getmodel` has the outputs of `ClusterOutputs`, with diagrams
-    in `colour`, two bands, and `band`, the magnitude (see `cluster_outputs`), where there are two bands.
-    Chains, starts and draws are taken one after the other, however a sampler maps over them: side
-    by side they would compute what each of them leaves out.
+    in `colour`, two bands, and `band`, the magnitude (see `cluster_outputs`), where there are two
+    bands. Chains, starts and draws are taken one after the other, however a sampler maps over
+    them: side by side they would compute what each of them leaves out.
     """
     entries = _default_prior(model) if prior is None else prior
     several = len(model.pop.filters) > 1

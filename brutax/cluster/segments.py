@@ -63,7 +63,7 @@ class Blocks(NamedTuple):
     the square of common_flux - sum of common * model flux.
     """
 
-    flux: Float[Array, "block band star"]  # over its error; 0 where unobserved
+    flux: Float[Array, "block band star"]  # divided by its error; 0 where unobserved
     inverse: Float[Array, "block band star"]  # 1 / error; 0 where unobserved
     common: Float[Array, "block band star"] | None
     common_flux: Float[Array, "block star"] | None
@@ -102,9 +102,9 @@ def mills(x: Array) -> Array:
 def segment_integral(c0: Array, c1: Array, a: Array, e0: Array, e1: Array) -> Array:
     """The integral of exp(-chi² / 2) over a segment; e0, e1 are the integrands at its ends.
 
-    In deviations x from the point of the line nearest to the star the integrand is normal: a
-    difference of its integrals, each from the end inwards. Segments shorter than sqrt(`SHORT`)
-    deviations, where that difference cancels, use Simpson's rule.
+    In standard deviations x from the point of the line nearest to the star the integrand is
+    normal: a difference of its integrals, each from the end inwards. Segments shorter than
+    sqrt(`SHORT`) standard deviations, where that difference cancels, use Simpson's rule.
     """
     short = a < SHORT
     inv = lax.rsqrt(jnp.where(short, 1.0, a))

@@ -1,4 +1,4 @@
-"""Clouds along a line of sight: reddening in steps, seen through posterior draws of stars.
+"""Clouds along a line of sight: reddening in steps, by the posterior draws of stars.
 
 Zucker et al. (2019, ApJ 879, 125) and Speagle et al. (2025, arXiv:2503.02227). In front of the
 first cloud stars have the reddening of the foreground, behind each cloud that of its level, with
@@ -42,7 +42,7 @@ def kernel_tophat(reds: Any, kp: Any, rlims: Any = None) -> Any:
 
 
 def kernel_gauss(reds: Any, kp: Any, rlims: Any = None) -> Any:
-    """ln of the normal density of `kp` = (mean, deviation), normalised on `rlims` if given."""
+    """ln of a normal density, `kp` = (mean, standard deviation), normalised on `rlims` if given."""
     xp, reds, mean, width = _checked(reds, kp)
     value = -0.5 * ((reds - mean) / width) ** 2 - xp.log(width) - HALF_LN_2PI
     if rlims is None:
@@ -84,8 +84,8 @@ def los_clouds_priortransform(
 ) -> np.ndarray:
     """theta at a point of the unit cube (4 + 2 n,), for nested samplers.
 
-    The outlier fraction and both scatters are log-normal (mean and deviation of the logarithm,
-    and its limits: `pb_params`, `s_params`), the foreground is uniform in `rlims`, the
+    The outlier fraction and both scatters are log-normal (mean and standard deviation of the
+    logarithm, and its limits: `pb_params`, `s_params`), the foreground is uniform in `rlims`, the
     distances are uniform in `dlims` and sorted, each with its level, uniform in `rlims` or, with
     `dust_template`, in `nlims`. Raises `ValueError` for points outside the cube and limits that
     do not increase.

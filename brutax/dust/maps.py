@@ -1,8 +1,8 @@
 """Maps of dust in three dimensions: files of the Bayestar map, and maps of the dustmaps package.
 
-A map answers `query(coords)` with (distances [kpc], mean, deviation) of A_V [mag]. The file is the
-one that brutus publishes (Green et al. 2019, ApJ 887, 93): HEALPix pixels of several sizes, nested,
-in Galactic coordinates, and for each of them a profile on one list of distances.
+A map answers `query(coords)` with (distances [kpc], mean, standard deviation) of A_V [mag]. The
+file is the one that brutus publishes (Green et al. 2019, ApJ 887, 93): HEALPix pixels of several
+sizes, nested, in Galactic coordinates, and for each of them a profile on one list of distances.
 """
 
 import abc
@@ -50,7 +50,7 @@ class DustMap(abc.ABC):
 
     @abc.abstractmethod
     def query(self, coords: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Distances [kpc] (node,), mean and deviation of A_V [mag], (*sky, node)."""
+        """Distances [kpc] (node,), mean and standard deviation of A_V [mag], (*sky, node)."""
 
     def __call__(self, coords: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self.query(coords, **kwargs)
@@ -58,8 +58,8 @@ class DustMap(abc.ABC):
     def query_gal(self, ell: Any, b: Any, d: Any = None, **kwargs: Any) -> tuple:
         """The `query` at Galactic `ell`, `b` [deg]: profiles (star, node), also of one star.
 
-        With distances `d` [kpc], what is there: (d, mean, deviation), each (star,), linear between
-        nodes and constant beyond them.
+        With distances `d` [kpc], what is there: (d, mean, standard deviation), each (star,),
+        linear between nodes and constant beyond them.
         """
         ell, b = (np.ravel(np.asarray(x, np.float64)) for x in np.broadcast_arrays(ell, b))
         answer = self.query(np.stack([ell, b], axis=1), **kwargs)
@@ -203,7 +203,7 @@ class Bayestar(DustMap):
     def query(
         self, coords: Any, apply_reliability_mask: bool | None = None, **kwargs: Any
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Distances [kpc] (node,), mean and deviation of A_V [mag] in the pixels of `coords`.
+        """Distances [kpc] (node,), mean and standard deviation of A_V [mag] along `coords`.
 
         `coords`: a `SkyCoord`, or Galactic (l, b) [deg], or (star, 2). Profiles are (node,) for one
         direction, else (star, node).
@@ -235,7 +235,7 @@ class Bayestar(DustMap):
         return self.distances.copy(), mean[place].reshape(shape), std[place].reshape(shape)
 
     def _reliable(self, rows: np.ndarray) -> np.ndarray:
-        """Which (row, node) are to be believed. A limit that is NaN leaves none."""
+        """Which (row, node) are reliable. A limit that is NaN leaves none."""
         assert self._flags is not None
         ok, low, high = (self._flags[name][rows] for name in FLAGS)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -270,7 +270,7 @@ class ForeignMap(DustMap):
     `dustmap.query(SkyCoord, mode=...)` returns one number per direction, or per direction and
     distance. `factor` turns its unit into A_V [mag] and has no default: maps are in E(B-V), in
     A_V, or in units of their own. Distances are the map's own where it has `distances`, else
-    `distances` [kpc], at which it is asked. The deviation is that of `mode="std"`, or of
+    `distances` [kpc], at which it is asked. The standard deviation is that of `mode="std"`, or of
     `mode="samples"`, or `scatter` times the mean where the map tells neither.
     """
 
@@ -318,7 +318,7 @@ class ForeignMap(DustMap):
         )
 
     def _ask(self, flat: np.ndarray, mode: str) -> np.ndarray:
-        """(star, 1 or node) of a mode; of samples, their deviation."""
+        """(star, 1 or node) of a mode; of samples, their standard deviation."""
         from astropy.coordinates import SkyCoord
         from astropy.units import Quantity
 

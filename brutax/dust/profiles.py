@@ -55,8 +55,8 @@ class ProfileMap(DustMap):
         With `mode` ("mean", "median", "std", "percentile" with `pct`, "random_sample", "samples")
         it is that at the distances of `coords` where they have some, (*sky,), else the profile,
         (*sky, node); samples and several percentiles come before the nodes. Without `mode`,
-        coordinates with distances have the mean, and others (distances, mean, deviation), as all
-        maps here. Linear between nodes, constant beyond them.
+        coordinates with distances have the mean, and others (distances, mean, standard deviation),
+        as all maps here. Linear between nodes, constant beyond them.
         """
         if kwargs:
             raise TypeError(f"query has no argument {', '.join(kwargs)}")

@@ -129,7 +129,7 @@ def _norm(kernel: str, mean: Array, width: Array, limits: tuple[float, float]) -
 
 
 def _shape(kernel: str, x: Array, width: Array) -> Array:
-    """The density over that at the mean, at x from it; top hats have edges that can be climbed."""
+    """The density at x from the mean, divided by that at the mean; top hats have soft edges."""
     if kernel == "gauss":
         return jnp.exp(-0.5 * (x / width) ** 2)
     if kernel == "lorentz":

@@ -80,7 +80,7 @@ def fit(
     `stars`: a file (CSV, ECSV, FITS, VOTable, Parquet, HDF5), an astropy Table, a pandas
     DataFrame, a mapping of columns, or what `brutax.read_stars` returned. `grid`: a `StarGrid`, a
     file, or None for `brutax.models.default_grid` in the bands of the table, built on first use.
-    `priors`: what is believed before the data, `brutax.Priors()` by default.
+    `priors`: see `brutax.Priors`, the default is `brutax.Priors()`.
 
     `output`: an HDF5 file to which posteriors are saved as they are computed (a file of the same
     fit that is not finished is continued), or an `Output` that says more; None keeps them in

@@ -145,7 +145,7 @@ def _magnitudes(grid: StarGrid, truth: Truth) -> np.ndarray:
 
 
 def _missing(shape: tuple[int, ...], fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """Which bands are left out; the `MIN_BANDS` with the largest lots of a star are not."""
+    """Which bands are left out, at random; never the `MIN_BANDS` of largest random number."""
     lot = rng.random(shape)
     rank = np.argsort(np.argsort(-lot, axis=1), axis=1)
     return (lot < fraction) & (rank >= MIN_BANDS)

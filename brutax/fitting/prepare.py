@@ -189,7 +189,7 @@ def _read_tiles(name: str) -> TiledGrid | None:
 
 
 def _informative(labels: Mapping[str, np.ndarray]) -> list[str]:
-    """Labels worth a summary: those that vary, and those that priors look at."""
+    """Labels that are summarised: those that vary, and those that priors look at."""
     needed = {*Point._fields} - {"agewt"}  # the age weight is part of the prior mass
     chosen = []
     for name, values in labels.items():

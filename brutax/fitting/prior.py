@@ -1,4 +1,4 @@
-"""What is believed of stars before their data: `Priors`, and what the solver makes of them."""
+"""Priors of a fit: `Priors`, and what the solver makes of them."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
@@ -122,7 +122,7 @@ class WhereDirectionKnown(AbstractPrior):
 
 
 class Priors(eqx.Module):
-    """What is believed of a star before its data. Each entry is a pytree with numbers as leaves.
+    """The priors of a fit. Each entry is a pytree with numbers as leaves.
 
     `av`: extinction A_V [mag]. None and "flat" are uniform from 0 to 20 mag, (low, high) uniform
     between two bounds; an `AbstractAvPrior` (such as `TruncatedNormalAv`, or one of your own), a
@@ -134,7 +134,7 @@ class Priors(eqx.Module):
     `stars`: density of stars along the line of sight, per kpc, which may look at position, [Fe/H]
     and age. None is `GalacticStructure()`; or an `AbstractPrior`, or a function
     `f(dists, coord, labels=...)` as brutus takes them. Stars without a position get an exponential
-    disk seen from within (Bailer-Jones 2015).
+    disk around the Sun (Bailer-Jones 2015).
 
     `models`: prior masses of the models of the grid. None is `ModelPrior()`; or an initial mass
     function (an `AbstractPrior` of `mini`).

@@ -1,4 +1,4 @@
-"""Chains: where they start, whether they agree, how many draws they are worth."""
+"""Chains: where they start, whether they agree, how many independent draws they are."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -57,7 +57,7 @@ def diagnose(
 ) -> tuple[dict[str, Any], list[str]]:
     """Numbers (`rhat/a`, `ess/a`) and warnings for parameters (chain, draw, *shape).
 
-    `walkers` move together: what they are worth follows from their autocorrelation time
+    `walkers` move together: their effective number follows from their autocorrelation time
     (`tau/a`), and R-hat only tells those that are stuck.
     """
     stats: dict[str, Any] = {}

@@ -74,7 +74,8 @@ class Session:
         for number, handler in self._old.items():
             signal.signal(number, handler)
         self.progress.close()
-        if self._signal and kind is None:  # it came after the last save: nobody has heard it yet
+        # it came after the last save: it has not been acted on yet
+        if self._signal and kind is None:
             signal.raise_signal(self._signal)
 
     def _asked(self, number: int, frame: FrameType | None) -> None:

@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 
 def bayes_factor(a: Posterior, b: Posterior) -> BayesFactor:
-    """The evidence of `a` over that of `b`, with the error of both.
+    """The evidence of `a` divided by that of `b`, with the error of both.
 
     Raises `ValueError` where one has no evidence, or their data differ.
     """

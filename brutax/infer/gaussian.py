@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 STALLED = 1e-3  # nats: a search ends after RESTS iterations that gain less
 RESTS = 3
 FIRST_STEP = 1e-3  # of z, for the diagonal of the curvature
-STEP = 0.5  # of a deviation, for all of it
+STEP = 0.5  # of a standard deviation, for all of it
 LEAST_CURVATURE = 1e-2  # of z: flatter than any posterior that a prior bounds
 MOST_CURVATURE = 1e10
 
@@ -62,9 +62,9 @@ def climb(height: Function, z: Float[Array, " z"], steps: int) -> tuple[Array, A
 def gaussian_at(height: Function, z: Float[Array, " z"]) -> Gaussian:
     """The Gaussian of the curvature of `height` at its maximum, by differences of gradients.
 
-    Steps are half a deviation, so that rounding in single precision does not matter and a
-    posterior that is not quite normal is described over its own width. Directions that are
-    flat, or curved the other way, get a curvature of `LEAST_CURVATURE`.
+    Steps are half a standard deviation, so that rounding in single precision does not matter and a
+    posterior that is not quite normal is described on the scale of its own width. Directions that
+    are flat, or curved the other way, get a curvature of `LEAST_CURVATURE`.
     """
     slope, size = jax.grad(height), z.shape[0]
 

@@ -20,7 +20,7 @@ class Status(enum.IntFlag):
     NO_COORDINATES = 8  # no valid position: a distance prior without direction is used
     NEGATIVE_FLUX = 16  # at least one band with flux <= 0; kept as data
     BAD_BANDS = 32  # bands dropped for a non-finite flux or a non-positive or infinite error
-    LOW_ESS = 64  # the weighted draws are worth fewer independent draws than promised
+    LOW_ESS = 64  # fewer effective draws than promised
     POOR_FIT = 128  # no model fits: the chi-square of the best has p < 1e-3
     EXTENDED = 256  # needed more than the first round of draws (information, not a defect)
     NO_MODELS = 512  # no model of the grid has a finite posterior: not fitted

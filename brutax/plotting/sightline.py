@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LEAST = 4.0  # stars' worth of draws in a column, below which it is pale
+LEAST = 4.0  # draws per star in a column, below which it is pale
 
 
 def sightline_profile(

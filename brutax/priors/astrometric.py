@@ -44,7 +44,7 @@ def logp_parallax(parallaxes: ArrayLike, p_meas: ArrayLike, p_err: ArrayLike) ->
 def convert_parallax_to_scale(
     p_meas: ArrayLike, p_err: ArrayLike, snr_lim: ArrayLike = 4.0
 ) -> tuple[Any, Any]:
-    """Mean and deviation of the flux scale s = parallax^2 that a parallax [mas] implies.
+    """Mean and standard deviation of the flux scale s = parallax^2 that a parallax [mas] implies.
 
     For p+ = max(p, 0): p+^2 + sigma^2 and sqrt(2 sigma^4 + 4 p+^2 sigma^2). Where the parallax is
     not known to better than `snr_lim` in absolute value, no information: (1e-20, 1e20).

@@ -156,10 +156,10 @@ class TruncatedNormalRv(AbstractRvPrior):
 class DustProfileAv(AbstractAvPrior):
     """The A_V of a three-dimensional dust map along one line of sight.
 
-    A truncated normal distribution whose mean and deviation are linear in distance between
+    A truncated normal distribution whose mean and standard deviation are linear in distance between
     the nodes and constant beyond them. Where a node next to the distance is not valid (mean
-    or deviation not finite, or deviation not positive) nothing is known and A_V is uniform.
-    Both are normalised, so distances with and without a map are on one scale.
+    or standard deviation not finite, or standard deviation not positive) nothing is known and A_V
+    is uniform. Both are normalised, so distances with and without a map are on one scale.
     """
 
     ln_dist: Float[Array, "*star node"]  # ln(distance / kpc), increasing
@@ -223,9 +223,9 @@ def dust_profile(
 ) -> DustProfileAv:
     """The prior along Galactic (`ell`, `b`) [deg] of a map with a method `query`.
 
-    `query([l, b])` returns (distances [kpc], mean, deviation of A_V), or (mean, deviation) the
-    same at all distances. `floor` [mag] is added to the deviations in quadrature, for what the
-    map's own errors leave out.
+    `query([l, b])` returns (distances [kpc], mean, standard deviation of A_V), or (mean, standard
+    deviation) the same at all distances. `floor` [mag] is added to the standard deviations in
+    quadrature, for what the map's own errors leave out.
     """
     answer = _query(dustmap, np.array([ell, b], dtype=np.float64))
     if not isinstance(answer, tuple) or len(answer) not in (2, 3):
@@ -253,7 +253,7 @@ def logp_extinction(
 
     The Gaussian of the map at `distance` [kpc], normalised within `avlim` (over all A_V if
     None), but 0 where the map has no answer: not a density there. `DustProfileAv` is one.
-    With `return_components` also the (mean, deviation) of the map.
+    With `return_components` also the (mean, standard deviation) of the map.
     """
     if avlim is not None and not (np.all(np.isfinite(avlim)) and avlim[0] < avlim[1]):
         raise ValueError(f"avlim must be finite and increasing, found {avlim}")
@@ -285,7 +285,7 @@ def _query(dustmap: Any, coord: Any) -> Any:
 
 
 def _map_at(xp: ModuleType, answer: Any, distance: ArrayLike | None) -> tuple[Any, Any]:
-    """Mean and deviation of a map's answer at a distance, NaN where there is none."""
+    """Mean and standard deviation of a map's answer at a distance, NaN where there is none."""
     if isinstance(answer, tuple) and len(answer) == 2:
         return xp.asarray(answer[0], dtype=float), xp.asarray(answer[1], dtype=float)
     if not isinstance(answer, tuple) or len(answer) != 3 or distance is None:

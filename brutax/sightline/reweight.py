@@ -17,7 +17,8 @@ class Reweighted(NamedTuple):
     """Stars before and after: weights (star, draw) that sum to one, and what they change (star,).
 
     Where a star has no good draw, weights are 0 and all else is NaN. `shift` is the change of a
-    mean in deviations before; `outlier` the probability that a star is none of the sight line's.
+    mean in standard deviations before; `outlier` the probability that a star is none of the sight
+    line's.
     """
 
     weight: np.ndarray

@@ -252,7 +252,7 @@ def log_likelihood(params: Mapping[str, Any], data: StarData) -> Float[Array, ""
 class StarOutputs(AbstractOutputs):
     """Spectral energy distributions of a star at its distance, in the bands of its track.
 
-    "reddened" as seen, "intrinsic" without dust: magnitudes, in the "system" of every band, and
+    "reddened" as observed, "intrinsic" without dust: magnitudes, in the "system" of every band, and
     fluxes [maggies]. With a companion of primary, companion, or both (NaN where there is none).
     """
 

@@ -177,8 +177,8 @@ class BruteForce:
 
         Running
             Keys come from (`seed`, source id); `rstate` (RandomState or Generator) may give the
-            seed. `method`: "auto" (fast, with more effort where the draws are worth too
-            little), "fast", or "reference" (every model that matters refined).
+            seed. `method`: "auto" (fast, with more effort where too few draws are
+            effective), "fast", or "reference" (every model that matters refined).
             `Ndraws`/`n_samples` equal-weight draws are kept, with `Ndraws=0` summaries only;
             `draw_dtype` as in `brutax.fit`.
 

@@ -80,7 +80,7 @@ def _run(problem: Problem, key: PRNGKeyArray, session: Session, options: Dynesty
         rstate=np.random.Generator(np.random.PCG64(seed_words(key))),
         **{k: list(v) if isinstance(v, tuple) else v for k, v in given.items() if k not in RUN},
     )
-    with warnings.catch_warnings():  # it is told by the posterior
+    with warnings.catch_warnings():  # the posterior says it
         warnings.filterwarnings("ignore", "The sampling was stopped short", UserWarning)
         sampler.run_nested(
             print_func=functools.partial(_between, replay, session, options),

@@ -155,7 +155,7 @@ def _posterior(problem: Problem, z: np.ndarray, steps: int, options: Ensemble) -
     table = problem.evaluate(jnp.asarray(z.reshape(-1, problem.prior.size)))
     by_walker = {k: v.reshape(*z.shape[:2], *v.shape[1:]) for k, v in table.params.items()}
     stats, warnings = diagnose(by_walker, problem.prior.free, walkers=True)
-    if options.moves != "slice":  # whose number of evaluations is not told
+    if options.moves != "slice":  # whose number of evaluations numpyro does not report
         stats["evaluations"] = 2 * steps * len(z)  # the density at a walker is computed anew
     n = len(table.log_prior)
     return Posterior(

@@ -40,8 +40,8 @@ class MAP(AbstractMethod):
     approximated by a normal distribution in z, at the maximum there, and draws from it are
     weighted by the exact density: they, and the evidence, are right where the approximation is
     poor, only less well known. Its `curvature` is the Hessian, or from "differences" of gradients
-    over half a deviation: for densities that can be differentiated once only, or that are not
-    quite smooth.
+    over half a standard deviation: for densities that can be differentiated once only, or that are
+    not quite smooth.
     """
 
     name: ClassVar[str] = "map"

@@ -156,7 +156,7 @@ def _stage(
     root = jnp.linalg.cholesky(cov + (RIDGE * jnp.trace(cov) / size + 1e-12) * unit)
     inverse = jax.scipy.linalg.solve_triangular(root, unit, lower=True)
 
-    def radius(z: Array) -> Any:  # squared, in deviations
+    def radius(z: Array) -> Any:  # squared, in standard deviations
         return jnp.sum(jnp.matmul(z - mean, inverse.T, precision="highest") ** 2, axis=1)
 
     half = n // 2

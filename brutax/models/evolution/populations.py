@@ -1,4 +1,4 @@
-"""Stellar populations: isochrones seen through filters, with unresolved companions."""
+"""Stellar populations: isochrones in photometric bands, with unresolved companions."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ class Companions(NamedTuple):
 
 
 class Population(NamedTuple):
-    """An isochrone as it is seen, for some mass ratios."""
+    """Photometry of an isochrone, for some mass ratios."""
 
     mag: Float[Array, "smf eep band"]  # apparent magnitudes of a star and its companion
     valid: Bool[Array, " eep"]  # False where there is no star, no atmosphere, or too little mass

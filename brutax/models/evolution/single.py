@@ -1,4 +1,4 @@
-"""Single stars and unresolved binaries on evolutionary tracks, seen through filters."""
+"""Single stars and unresolved binaries on evolutionary tracks, in photometric bands."""
 
 import logging
 import os

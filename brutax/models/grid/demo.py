@@ -35,6 +35,7 @@ _BANDS = {
     "SDSS_i": (0.763, 0.10),
     "SDSS_z": (0.905, 0.08),
 }
+# bands in which the demonstration models have magnitudes
 DEMO_BANDS = tuple(_BANDS)
 
 LOGA_MAX = 10.14  # log10 of the largest age [yr], as in brutus' grids

@@ -106,7 +106,7 @@ class GridGenerator:
         that no track or atmosphere covers, older than 10**`loga_max` yr or lighter than
         `mini_bound` [Msun] are left out.
 
-        `smf_grid` are masses of unresolved companions over those of their stars (0: none), of
+        `smf_grid` are masses of unresolved companions divided by those of their stars (0: none), of
         the same age and composition. Stars beyond EEP `eep_binary_max`, and those whose
         companion would be lighter than `mini_bound` and the models, look like single ones.
         Lines of magnitude against A_V and R_V are fitted over `av_grid`, `rv_grid` with weights

@@ -255,7 +255,7 @@ def predict_bands(
 
 
 class Spectra:
-    """Reconstructed spectra of the stars of a lattice, seen through one band."""
+    """Reconstructed spectra of the stars of a lattice in one band."""
 
     def __init__(
         self, teff: np.ndarray, magnitude: np.ndarray, anchors: Sequence[str], band: Passband
@@ -355,7 +355,7 @@ RV_RANGE = (2.3, 5.6)  # where all laws are defined
 
 
 def law_ratios(wavelength: np.ndarray, law: str) -> np.ndarray:
-    """`a(R_V)` of a law over that of CCM89 at 3.1, as polynomials in 3.1 / R_V, (band, power)."""
+    """`a(R_V)` of a law divided by CCM89 at 3.1, as polynomials in 3.1 / R_V, (band, power)."""
     rv = np.linspace(*RV_RANGE, 41)
     base = _law("CCM89", wavelength, 3.1)
     table = np.stack([_law(law, wavelength, r) / base for r in rv])
