@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from brutax.cluster.isochrone import Curve, Layout, cubic
-from brutax.cluster.segments import SEGMENTS, Tiles, apart
+from brutax.cluster.segments import SEGMENTS, Tiles
+from brutax.utils.fence import fenced
 
 SHORTEST = 1e-4  # of ln flux: shorter segments have no density of their own
 PAST = 60  # past the end, primaries with companions take less than one cell in so many
@@ -152,7 +153,7 @@ def lattice(
     own = curve.log_flux + scale[None, :]
     ratios = mass_ratios(layout, slope, own.dtype)
     other = companion_log_flux(curve, layout, ratios.q) + scale[None, None, :]
-    alone = apart(scale[0] < jnp.inf, jnp.exp, own)
+    alone = fenced(scale[0] < jnp.inf, jnp.exp, own)
     flux = _together(alone[: pairs + 1], other)
     share = ratios.weight if fraction is None else fraction * ratios.weight
     weight = share[:, None] * curve.measure[None, :pairs]
@@ -173,7 +174,7 @@ def _together(
     alone: Float[Array, "vertex band"], other: Float[Array, "ratio vertex band"]
 ) -> Float[Array, "ratio vertex band"]:
     """Fluxes of pairs, from those of primaries and their ln of companions."""
-    return apart(other[0, 0, 0] < jnp.inf, lambda x, y: x[None] + jnp.exp(y), alone, other)
+    return fenced(other[0, 0, 0] < jnp.inf, lambda x, y: x[None] + jnp.exp(y), alone, other)
 
 
 @_together.defjvp

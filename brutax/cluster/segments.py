@@ -12,7 +12,6 @@ stars in blocks of similar brightness; only pairs whose boxes in flux touch are 
 passes of a fixed size, so that memory depends on neither the number of stars nor the lattice.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
+
+from brutax.utils.fence import fenced
 
 SEGMENTS = 8  # per tile
 BLOCK = 16  # stars per block
@@ -198,7 +199,7 @@ def _candidates(tiles: Tiles, chords: _Chords, reach: Reach) -> _Pairs:
             touch &= high[None, :, band] >= reach.low[:, band, None]
         return touch
 
-    touch = apart(tiles.flux[0, 0, 0] < jnp.inf, touching, chords, tiles.weight, reach)
+    touch = fenced(tiles.flux[0, 0, 0] < jnp.inf, touching, chords, tiles.weight, reach)
     tests = _per_pass(TESTS)
     size = -(-touch.size // tests) * tests
     touch = jnp.pad(touch.ravel(), (0, size - touch.size))
@@ -252,7 +253,7 @@ def _near(
         k, lists = state
         first = k * tests
         tile, block = (lax.dynamic_slice(x, (first,), (tests,)) for x in pairs[:2])
-        near = apart(first < pairs.number, test, tile, block)
+        near = fenced(first < pairs.number, test, tile, block)
         left = first + jnp.arange(tests, dtype=jnp.int32) < pairs.number
         out = []
         for which, of in zip(near, lists):
@@ -285,13 +286,6 @@ class _Pass(NamedTuple):
     rise: Float[Array, "pair segment"]  # and what is added to it until their ends
     stars: Blocks  # one block per pair
     scale: Float[Array, "pair star"]
-
-
-def apart(live: Array, function: Callable, *args: Any) -> Any:
-    """Runs a stage behind a condition: XLA for CPUs would else repeat it where it is used."""
-    shape = jax.eval_shape(function, *args)
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
-    return lax.cond(live, function, lambda *_: nothing, *args)
 
 
 def _rows(x: Array, at: Array) -> Array:
@@ -339,13 +333,13 @@ def _chi_square(x: _Pass) -> _Ends:
 
 def _integrals(live: Array, x: _Pass, slopes: bool) -> tuple[_Ends, _Moments]:
     """Ends, and integrals (pair, segment x star)."""
-    ends = apart(live, _chi_square, x)
-    e = apart(live, lambda chi2: jnp.exp(-0.5 * _wide(chi2)), ends.chi2)
+    ends = fenced(live, _chi_square, x)
+    e = fenced(live, lambda chi2: jnp.exp(-0.5 * _wide(chi2)), ends.chi2)
 
     def integrate(chi2: Array, length2: Array, e: Array) -> _Moments:
         return _moments(_wide(chi2), _wide(length2), e, slopes)
 
-    return ends, apart(live, integrate, ends.chi2, ends.length2, e)
+    return ends, fenced(live, integrate, ends.chi2, ends.length2, e)
 
 
 def _measured(x: _Pass, moments: _Moments) -> Float[Array, "pair segment star"]:
@@ -371,7 +365,7 @@ def _sums(
     def one(state: tuple[Array, Array]) -> tuple[Array, Array]:
         first, total = state
         live = first < pairs.number
-        x = apart(live, partial(_load, count), first, tiles, stars, reach, pairs)
+        x = fenced(live, partial(_load, count), first, tiles, stars, reach, pairs)
         _, moments = _integrals(live, x, False)
         found = _measured(x, moments)
         mine = sum(found[:, v] for v in range(found.shape[1]))  # XLA's reduction is slower
@@ -421,7 +415,7 @@ def expectations(
     def one(state: tuple[Array, Array]) -> tuple[Array, Array]:
         first, total = state
         live = first < pairs.number
-        x = apart(live, partial(_load, count), first, tiles, stars, reach, pairs)
+        x = fenced(live, partial(_load, count), first, tiles, stars, reach, pairs)
         _, moments = _integrals(live, x, False)
         found, of = _measured(x, moments), _rows(values, x.tile)
         mine = jnp.einsum("pvs,pvk->psk", found, of, precision="highest")
@@ -464,7 +458,7 @@ def _backward(stars_vary: bool, saved: tuple, cotangent: Array) -> tuple:
     def one(state: tuple[Array, Tiles, Blocks]) -> tuple[Array, Tiles, Blocks]:
         first, d_tiles, d_stars = state
         live = first < pairs.number
-        x = apart(live, partial(_load, count), first, tiles, stars, reach, pairs)
+        x = fenced(live, partial(_load, count), first, tiles, stars, reach, pairs)
         slopes = _slopes(live, x, jnp.where(x.used[:, None], share[x.block], 0.0))
         d_tiles = Tiles(
             d_tiles.flux.at[x.tile].add(_tile_slopes(live, x, slopes)),
@@ -472,7 +466,7 @@ def _backward(stars_vary: bool, saved: tuple, cotangent: Array) -> tuple:
             d_tiles.lean.at[x.tile].add(slopes.rise),
         )
         if stars_vary:
-            mine = apart(live, _star_slopes, x, slopes)
+            mine = fenced(live, _star_slopes, x, slopes)
             d_stars = jax.tree.map(lambda d, s: d.at[x.block].add(s), d_stars, mine)
         return first + count, d_tiles, d_stars
 
@@ -510,7 +504,7 @@ def _slopes(live: Array, x: _Pass, share: Float[Array, "pair star"]) -> _Slopes:
     def each(weight: Array, share: Array) -> Array:
         return _wide(0.5 * weight[..., None] * share[:, None, :])
 
-    level, rise = (apart(live, each, w, share) for w in (x.level, x.rise))
+    level, rise = (fenced(live, each, w, share) for w in (x.level, x.rise))
 
     def combine(moments: _Moments, level: Array, rise: Array) -> tuple[Array, Array]:
         n = share.shape[1]
@@ -519,7 +513,7 @@ def _slopes(live: Array, x: _Pass, share: Float[Array, "pair star"]) -> _Slopes:
         start = jnp.pad(p1 - p0, ((0, 0), (0, n)))
         return start - jnp.pad(p1, ((0, 0), (n, 0))), p1 - p2
 
-    chi2, length2 = apart(live, combine, moments, level, rise)
+    chi2, length2 = fenced(live, combine, moments, level, rise)
     level, rise = (
         jnp.einsum("pvs,ps->pv", m.reshape(ends.length2.shape), share, precision="highest")
         for m in moments[:2]
@@ -535,7 +529,7 @@ def _over_stars(weight: Array, of: Array) -> Array:
 def _tile_slopes(live: Array, x: _Pass, slopes: _Slopes) -> Float[Array, "pair vertex band"]:
     flux, stars, ends = x.flux, x.stars, slopes.ends
     step, bands = flux[:, 1:] - flux[:, :-1], flux.shape[2]
-    pulls = apart(
+    pulls = fenced(
         live, lambda s: jnp.concatenate([s.inverse**2, s.flux * s.inverse], axis=1), stars
     )
     first = _over_stars(slopes.chi2, pulls)

@@ -7,9 +7,7 @@ import jax
 import numpy as np
 
 from brutax.utils._namespace import ArrayLike, Numeric, namespace
-
-# flux = 10**(-0.4 mag) = exp(-LN_PER_MAG * mag)
-LN_PER_MAG = 0.4 * np.log(10.0)
+from brutax.utils.photometry import LN_PER_MAG as LN_PER_MAG
 
 
 def reddened_mag(mag: Numeric, red: Numeric, dred: Numeric, av: Numeric, rv: Numeric) -> Any:

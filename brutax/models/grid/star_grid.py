@@ -22,8 +22,9 @@ from brutax.models.grid.lattice import (
     build_lattice,
     find_corners,
 )
-from brutax.models.grid.sed import LN_PER_MAG, reddened_mag
+from brutax.models.grid.sed import reddened_mag
 from brutax.utils._namespace import ArrayLike, namespace
+from brutax.utils.photometry import LN_PER_MAG
 
 logger = logging.getLogger("brutax")
 
