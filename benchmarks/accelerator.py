@@ -35,7 +35,7 @@ from brutax.fitting.devices import bytes_per_star
 from brutax.fitting.prepare import device_models, model_log_prior
 from brutax.fitting.prior import repeat, star_priors
 from brutax.fitting.rounds import star_keys
-from brutax.solver import Settings, posterior
+from brutax.solver import Settings, pipeline
 from brutax.solver.magnitude_scores import magnitude_scores
 from brutax.solver.scores import screen
 from brutax.solver.shortlist import far_draws
@@ -66,14 +66,14 @@ def measure_stages(case: dict[str, Any]) -> dict[str, Any]:
         stars, keys = catalog.stars(rows), star_keys(0, catalog.source_id[rows])
         for quick in case["quick"]:
             settings = Settings(quick=quick, side_by_side=size)
-            batch = posterior.plan(stars, tiled, prior, repeat(prior.av, size), keys, settings)
+            batch = pipeline.plan(stars, tiled, prior, repeat(prior.av, size), keys, settings)
             start = time.perf_counter()
-            jax.block_until_ready(posterior.STAGES(*batch))
+            jax.block_until_ready(pipeline.STAGES(*batch))
             compiling = time.perf_counter() - start
             trials = []
             for _ in range(case["repeats"]):
                 clock = [time.perf_counter()]
-                for state in posterior.STAGES.each(*batch):
+                for state in pipeline.STAGES.each(*batch):
                     jax.block_until_ready(state)
                     clock.append(time.perf_counter())
                 trials.append(np.diff(clock))
@@ -85,7 +85,7 @@ def measure_stages(case: dict[str, Any]) -> dict[str, Any]:
                 "us_per_star": 1e6 * float(np.sum(seconds)) / size,
             }
             if case["trace"] and size == case["batches"][-1]:
-                out[name]["kernels"] = kernels(lambda batch=batch: posterior.STAGES(*batch))
+                out[name]["kernels"] = kernels(lambda batch=batch: pipeline.STAGES(*batch))
     star = jax.tree.map(lambda x: x[0], catalog.stars(np.arange(1)))
     members = tiled.members(jnp.arange(1))
     out["operations"] = {

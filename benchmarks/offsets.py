@@ -36,6 +36,8 @@ from _common import (
     write,
 )
 
+import brutax
+
 PARTS = ("speed", "recovery", "evidence", "m67", "orion")
 BANDS = PS + TMASS
 SEED = 7

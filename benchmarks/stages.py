@@ -30,7 +30,7 @@ import brutax
 from brutax.fitting import FitOptions, Output, Priors
 from brutax.fitting.prepare import device_models, model_log_prior
 from brutax.fitting.prior import repeat, star_priors
-from brutax.solver import Settings, fit_stars, posterior
+from brutax.solver import Settings, fit_stars, pipeline
 from brutax.solver.magnitude_scores import magnitude_scores
 from brutax.solver.shortlist import draw_from_tiles, shortlist
 from brutax.solver.tiles import score_tiles
@@ -81,14 +81,14 @@ def stages(stars: Any, grid: Any, repeats: int) -> dict[str, Any]:
     steps: dict[str, Callable] = {
         "tiles": lambda star, key, grid: score_tiles(star, grid.tiles, prior),
         "scores": draw,  # and the models drawn by them, which takes no time to speak of
-        "refinement, draws, weights": lambda star, key, grid: posterior._sample(
+        "refinement, draws, weights": lambda star, key, grid: pipeline._sample(
             star, grid.models, prior, draw(star, key, grid), key, settings
         ),
-        "summaries": lambda star, key, grid: posterior.weigh_draws(
+        "summaries": lambda star, key, grid: pipeline.weigh_draws(
             star,
             grid,
             prior,
-            posterior.choose_models(
+            pipeline.choose_models(
                 star, grid, prior, score_tiles(star, grid.tiles, prior), key, settings
             ),
             key,
