@@ -121,7 +121,6 @@ def speed(args: Any) -> dict[str, Any]:
 
 
 def recovery(args: Any) -> dict[str, Any]:
-    import brutax
     from brutax.zeropoints import PhotometricOffsetsConfig, measure
     from brutax.zeropoints.stars import corrected
 
@@ -152,7 +151,6 @@ def recovery(args: Any) -> dict[str, Any]:
 
 
 def evidence(args: Any) -> dict[str, Any]:
-    import brutax
     from brutax import zeropoints
     from brutax.zeropoints.stars import corrected
 
@@ -177,7 +175,6 @@ def evidence(args: Any) -> dict[str, Any]:
 
 
 def mock_stars(grid: Any, seed: int) -> Any:
-    import brutax
     from brutax.fitting import mock_catalog
 
     mock = mock_catalog(
@@ -204,7 +201,6 @@ def recovered(seen: dict[str, list], injected: dict[str, float]) -> dict[str, An
 
 
 def real(name: str, args: Any) -> dict[str, Any]:
-    import brutax
     from brutax import zeropoints
     from brutax.plotting import photometric_offsets, photometric_offsets_2d, zero_points
     from brutax.zeropoints import PhotometricOffsetsConfig

@@ -32,6 +32,7 @@ from brutax.cluster.pairs import segments_of_tiles
 from brutax.cluster.problem import log_likelihood
 from brutax.compat import socca
 from brutax.models import Isochrone, StellarPop
+from brutax.priors import Point, TruncatedNormalAv
 
 BANDS = ("PS_g", "PS_r", "2MASS_J")
 TRUTH = {"feh": 0.02, "loga": 9.55, "av": 0.3, "rv": 3.2, "distance_pc": 800.0}
@@ -408,3 +409,22 @@ def test_command_writes_posterior_members_and_figure(table, tmp_path, capsys, ho
     assert (tmp_path / "cmd.png").stat().st_size > 10_000
     assert not list(tmp_path.glob("*.run*"))
     assert main(command) == 2  # nothing is overwritten unasked
+
+
+def test_a_prior_of_brutax_in_a_numpyro_program(model):
+    """A_V under a normal prior: the density of the program is that of the problem."""
+    own = TruncatedNormalAv(0.3, 0.1, 0.0, 1.0)
+    given: dict = TRUTH | {"av": own}
+    entries = cluster_prior(model, **given)
+    traced = numpyro.handlers.trace(
+        numpyro.handlers.condition(
+            numpyro.handlers.seed(lambda: cluster_numpyro(model, entries), 0), {"av": 0.35}
+        )
+    ).get_trace()
+    base = traced["av"]["fn"].log_prob(traced["av"]["value"])
+    total = base + traced["av_prior"]["fn"].log_factor
+    np.testing.assert_allclose(total, own.log_prob(Point(av=jnp.asarray(0.35))), atol=1e-5)
+    problem = cluster_problem(model, entries)
+    z = problem.prior.to_real({"av": jnp.asarray(0.35)})
+    factor = problem.prior.log_factor(problem.prior.from_real(z)[0])
+    np.testing.assert_allclose(factor + base, own.log_prob(Point(av=jnp.asarray(0.35))), atol=1e-5)

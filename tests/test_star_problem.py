@@ -1,5 +1,6 @@
 """One star in continuous parameters: its posterior against a sum over prior draws, its outputs."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,15 @@ import pytest
 from brutax import infer
 from brutax.compat import socca
 from brutax.models import EEPTracks, StarEvolTrack
-from brutax.priors import AgeWeight, GalacticStructure, KroupaIMF, Point, UniformAv
+from brutax.priors import (
+    AbstractAvPrior,
+    AgeWeight,
+    GalacticStructure,
+    KroupaIMF,
+    Point,
+    UniformAv,
+)
+from brutax.star import prior as star_prior
 from brutax.star import problem as star_problem
 from brutax.utils import inv_magnitude
 
@@ -170,3 +179,37 @@ def test_odd_stars(track, star):
     gone = {**point, "mini": jnp.asarray(3.0), "eep": jnp.asarray(808.0), "feh": jnp.asarray(0.9)}
     value, slope = jax.jit(jax.value_and_grad(same.log_likelihood))(gone, same.data)
     assert value == -np.inf and all(np.all(x == 0) for x in jax.tree.leaves(slope))
+
+
+class ExponentialAv(AbstractAvPrior):
+    """A prior of A_V of one's own, exponential between 0 and 3 mag."""
+
+    scale: jax.Array = eqx.field(converter=jnp.asarray)
+    low: jax.Array = eqx.field(converter=jnp.asarray, default=0.0)
+    high: jax.Array = eqx.field(converter=jnp.asarray, default=3.0)
+
+    def log_prob(self, point):
+        norm = jnp.log(self.scale) + jnp.log1p(-jnp.exp(-self.high / self.scale))
+        inside = (point.av >= self.low) & (point.av <= self.high)
+        return jnp.where(inside, -point.av / self.scale - norm, -jnp.inf)
+
+    def moments(self, dist):
+        return jnp.zeros_like(dist) + self.scale, jnp.zeros_like(dist)
+
+
+def test_a_prior_of_av_of_ones_own_in_stars_and_clusters(track, star):
+    """One class: its density takes the place of the uniform one between its own bounds."""
+    own = ExponentialAv(0.5)
+    alone = star_problem(track, *star[:2], av=own)
+    uniform = star_problem(track, *star[:2], av=UniformAv(0.0, 3.0))
+    cluster = star_prior({"av": own, "rv": 3.3})
+    point = {"mini": 0.9, "eep": 350.0, "feh": -0.1, "dist": 0.8, "rv": 3.3}
+    for av in (0.2, 1.0, 2.5):
+        expected = own.log_prob(Point(av=jnp.asarray(av))) - jnp.log(1.0 / 3.0)
+        params = {**point, "av": jnp.asarray(av)}
+        z = alone.prior.to_real(params)
+        known = alone.prior.from_real(z)[0]
+        found = alone.prior.log_factor(known) - uniform.prior.log_factor(known)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        z = cluster.to_real({"av": jnp.asarray(av)})
+        np.testing.assert_allclose(cluster.log_factor(cluster.from_real(z)[0]), expected, atol=1e-4)
