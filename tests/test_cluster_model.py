@@ -15,6 +15,7 @@ from brutax.cluster import (
     Layout,
     isochrone,
     make_stars,
+    segments,
 )
 from brutax.cluster.ages import (
     Ages,
@@ -99,7 +100,7 @@ def random_problem(rng, common):
 
 @pytest.mark.parametrize("common", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_sum_over_segments_and_its_derivatives(rng, common, monkeypatch):
-    monkeypatch.setattr(quadrature, "NEGLIGIBLE", 40.0)
+    monkeypatch.setattr(segments, "NEGLIGIBLE", 40.0)
     with jax.enable_x64(True):
         tiles, stars, reach = random_problem(rng, common)
         out = log_density(tiles, stars, reach, True)
@@ -573,7 +574,7 @@ def test_what_is_left_out_does_not_matter(model, monkeypatch, params):
     """Against all segments whose boxes stars reach, with none left out after that."""
     arrays = jax.tree.map(jnp.asarray, params)
     usual = eqx.filter_jit(lambda m, p: m.per_star(p).log_like)(model, arrays)
-    monkeypatch.setattr(quadrature, "CLOSE", 1e6)
+    monkeypatch.setattr(segments, "CLOSE", 1e6)
     whole = eqx.filter_jit(lambda m, p: m.per_star(p).log_like)(model, arrays)
     np.testing.assert_allclose(usual, whole, atol=2e-3)
 

@@ -18,6 +18,7 @@ from jaxtyping import Array
 
 from brutax.priors import AbstractAvPrior, AbstractPrior, Point
 from brutax.utils import as_float
+from brutax.utils._namespace import Numeric
 
 log = logging.getLogger("brutax")
 
@@ -160,7 +161,7 @@ class FunctionAv(AbstractAvPrior):
     low: Array = eqx.field(converter=as_float)
     high: Array = eqx.field(converter=as_float)
 
-    def moments(self, dist: Array) -> tuple[Array, Array]:
+    def moments(self, dist: Numeric) -> tuple[Array, Array]:
         """No Gaussian part is known: half of the range, with no weight."""
         middle = 0.5 * (self.low + self.high)
         return jnp.broadcast_to(middle, jnp.shape(dist)), jnp.zeros_like(dist)

@@ -56,7 +56,7 @@ class AbstractAvPrior(AbstractPrior):
         """
 
     @abc.abstractmethod
-    def moments(self, dist: Array) -> tuple[Array, Array]:
+    def moments(self, dist: Numeric) -> tuple[Array, Array]:
         """Mean [mag] and 1 / standard deviation of the Gaussian part at a distance [kpc].
 
         Both of the shape of `dist`. An inverse of 0 says that there is none: the density is flat
@@ -91,7 +91,7 @@ class UniformAv(AbstractAvPrior):
     def log_prob(self, point: Point) -> Array:
         return _uniform(as_float(point.av), self.low, self.high)
 
-    def moments(self, dist: Array) -> tuple[Array, Array]:
+    def moments(self, dist: Numeric) -> tuple[Array, Array]:
         """The middle [mag], and 0: there is no Gaussian part, at any distance [kpc]."""
         return jnp.zeros_like(dist) + 0.5 * (self.low + self.high), jnp.zeros_like(dist)
 
@@ -128,7 +128,7 @@ class TruncatedNormalAv(AbstractAvPrior):
     def log_prob(self, point: Point) -> Array:
         return _truncated(as_float(point.av), self.mean, self.std, self.low, self.high)
 
-    def moments(self, dist: Array) -> tuple[Array, Array]:
+    def moments(self, dist: Numeric) -> tuple[Array, Array]:
         """Mean and 1 / standard deviation of the Gaussian part, the same at every distance."""
         return jnp.zeros_like(dist) + self.mean, jnp.zeros_like(dist) + 1.0 / self.std
 
@@ -198,7 +198,7 @@ class DustProfileAv(AbstractAvPrior):
         )
         return jnp.where(known, mapped, _uniform(av, self.low, self.high))
 
-    def moments(self, dist: Array) -> tuple[Array, Array]:
+    def moments(self, dist: Numeric) -> tuple[Array, Array]:
         """Mean and 1 / standard deviation of the map at a distance [kpc]; (middle, 0) without."""
         mean, std, known = self._at(as_float(dist))
         middle = 0.5 * (self.low + self.high)

@@ -141,19 +141,21 @@ class FastNN:
         """The upper ends of the inputs, (6,)."""
         return np.asarray(self.networks.xmax)
 
-    def encode(self, x: Numeric) -> np.ndarray:
+    def encode(self, x: ArrayLike) -> np.ndarray:
         """Inputs (6,) or (6, star) scaled to [0, 1], as (6, 1) or (6, star)."""
-        x = np.asarray(x, np.float64)
-        if x.ndim not in (1, 2) or x.shape[0] != len(INPUTS):
-            raise ValueError(f"inputs have the shape {x.shape}; give (6,) or (6, star): {INPUTS}")
+        given = np.asarray(x, np.float64)
+        if given.ndim not in (1, 2) or given.shape[0] != len(INPUTS):
+            raise ValueError(
+                f"inputs have the shape {given.shape}; give (6,) or (6, star): {INPUTS}"
+            )
         low, high = self.xmin[:, None], self.xmax[:, None]
-        return (x.reshape(len(INPUTS), -1) - low) / (high - low)
+        return (given.reshape(len(INPUTS), -1) - low) / (high - low)
 
-    def sigmoid(self, a: Any) -> np.ndarray:
+    def sigmoid(self, a: ArrayLike) -> np.ndarray:
         """1 / (1 + exp(-a))"""
         return np.asarray(jax.nn.sigmoid(as_float(a)))
 
-    def nneval(self, x: Numeric) -> np.ndarray:
+    def nneval(self, x: ArrayLike) -> np.ndarray:
         """Bolometric corrections, (band,) or (band, star), inside the range or not."""
         scaled = self.encode(x)
         raw = scaled * (self.xmax - self.xmin)[:, None] + self.xmin[:, None]
