@@ -18,7 +18,7 @@ from _posteriors import DATA, exact, gaussian, gaussian_problem, same
 from scipy.stats import kstest
 
 from brutax import infer, star
-from brutax.infer.gaussian import find, gathered
+from brutax.infer.gaussian import draws_near_maxima, find
 from brutax.priors import (
     KroupaIMF,
     Point,
@@ -360,12 +360,14 @@ def test_search_finds_the_broad_hill_among_peaks():
         return -0.5 * jnp.sum(away**2) + 300.0 * jnp.cos(9.0 * (z[0] - centre[0]))
 
     draws = 2.0 * jax.random.normal(jax.random.key(0), (256, 6))
-    found, heights = jax.jit(lambda z, key: gathered(height, z, key))(draws, jax.random.key(1))
+    found, heights = jax.jit(lambda z, key: draws_near_maxima(height, z, key))(
+        draws, jax.random.key(1)
+    )
     np.testing.assert_array_equal(heights, np.sort(heights)[::-1])
     np.testing.assert_allclose(heights, jax.vmap(height)(found), rtol=1e-4)
     frame, _ = find(height, draws, jax.random.key(1), starts=2, steps=100)
     np.testing.assert_allclose(frame.mean, centre, atol=1e-3)
-    few, _ = gathered(height, draws[:8], jax.random.key(1))  # too few to gather
+    few, _ = draws_near_maxima(height, draws[:8], jax.random.key(1))  # too few to gather
     assert {tuple(x) for x in np.asarray(few)} == {tuple(x) for x in np.asarray(draws[:8])}
 
 

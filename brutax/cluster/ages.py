@@ -15,7 +15,7 @@ from brutax.models.spline import DEGREE, Local, design_matrix, local_basis
 from brutax.utils._namespace import as_float
 
 LN10 = float(np.log(10.0))
-NEWTON_STEPS = 6
+NEWTON_STEPS = 6  # to the root of a monotonic cubic
 STRIDE = 9  # nodes in EEP in one
 ROOM = 60.0  # EEPs past the main sequence that stars on it may have, where masses jump
 LEAST_PACE = 1e-6  # of log10 age, per EEP or log10 mass; contracting cores have some 4e-5

@@ -14,7 +14,7 @@ from brutax.utils.photometry import LN_2PI, LN_PER_MAG
 
 LEAST_FIELD = 1e-6  # the least weight of the field: a star costs at most -ln of it
 NEGLIGIBLE = 7.0  # nats below the least field, of what is left out
-MOST_CHI2 = 300.0
+MOST_CHI2 = 300.0  # the most of chi-square up to which members are looked for
 SIGMAS = 3.0  # beyond the extreme stars to which the field reaches
 NEIGHBOURS, ALONE = 3, 3.0  # further from its third neighbour than thrice the median: alone
 FAINT = 3.0  # errors: the least flux at which a magnitude's density is evaluated

@@ -18,6 +18,7 @@ from brutax.priors import KroupaIMF
 from brutax.utils._namespace import as_float
 from brutax.utils.photometry import LN_2PI, LN_PER_MAG
 
+# parameters at which everything is finite, in place of impossible ones (whose ln L is -inf)
 SAFE = {"feh": 0.0, "loga": 9.0, "av": 0.1, "rv": 3.1, "distance_pc": 1000.0}
 
 

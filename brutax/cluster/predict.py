@@ -11,7 +11,7 @@ from jaxtyping import Float
 from brutax.cluster.model import ClusterModel, ClusterParams
 from brutax.cluster.pairs import Lattice, segments_of_tiles
 
-MAG = -2.5 / np.log(10.0)
+MAG = -2.5 / np.log(10.0)  # magnitudes per unit of ln flux
 
 
 class MockMembers(NamedTuple):

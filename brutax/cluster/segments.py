@@ -28,10 +28,11 @@ BLOCK = 16  # stars per block
 PAIRS = 192, 1024  # pairs of tile and block per pass, on CPUs (out of their caches) and others
 TESTS = 1024, 4096  # pairs per pass that are looked at star by star
 FEW = 64, 1024  # pairs per pass, of those that are left for later
-FEW_TESTS = 256, 4096
+FEW_TESTS = 256, 4096  # the same of `TESTS`
 CLOSE = 30.0  # chi-square within which segments are summed first
 NEGLIGIBLE = 9.0  # nats below what a star has already, of segments that are left out
 ROUNDING = 1e-5  # of chi-squares that are compared
+# coefficients of `mills`
 MILLS = (
     0.3500000057,
     0.3499983419,

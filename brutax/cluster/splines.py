@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from brutax.models.spline import DEGREE, design_matrix
 from brutax.utils._namespace import as_float
 
-MOST_GUIDES = 4096
+MOST_GUIDES = 4096  # even steps of the table by which cells are found
 
 
 class Place(NamedTuple):

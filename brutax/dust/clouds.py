@@ -24,7 +24,7 @@ from brutax.utils._namespace import floats
 from brutax.utils.math import HALF_LN_2PI, log_ndtr_diff
 
 FAR = 1e10  # distances from here on are no distances
-LOG_PI = float(np.log(np.pi))
+LOG_PI = float(np.log(np.pi))  # ln pi, of the Lorentzian
 
 
 def kernel_tophat(reds: Any, kp: Any, rlims: Any = None) -> Any:

@@ -31,7 +31,7 @@ from brutax.solver.density import ETA_LIMIT
 STEP = 0.005  # of the lattice in ln d
 CHUNK = 256  # stars whose distance distributions are held at once
 TRIES = 64  # candidates per star and round where stars are selected
-ROUNDS = 500
+ROUNDS = 500  # of candidates, after which the selection leaves too few stars: an error
 
 Sampler = Callable[[np.random.Generator, Any], np.ndarray]  # (rng, shape) -> draws
 

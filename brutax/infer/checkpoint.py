@@ -24,8 +24,8 @@ from brutax.infer.progress import Progress
 from brutax.utils.durable import differences, digest, read_datasets, replace
 
 MAGIC = "brutax.infer checkpoint"
-SCHEMA = 1
-SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+SCHEMA = 1  # of the file; goes up when its layout changes
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")  # that ask a run to stop (SIGUSR1: SLURM)
 
 
 Draws = dict[str, list[np.ndarray]]  # pieces of every kind of draw, in order

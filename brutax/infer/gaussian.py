@@ -9,13 +9,14 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 STALLED = 1e-3  # nats: a search ends after RESTS iterations that gain less
-RESTS = 3
+RESTS = 3  # iterations: one or two without gain happen on the way
 FIRST_STEP = 1e-3  # of z, for the diagonal of the curvature
 STEP = 0.5  # of a standard deviation, for all of it
 LEAST_CURVATURE = 1e-2  # of z: flatter than any posterior that a prior bounds
-MOST_CURVATURE = 1e10
+MOST_CURVATURE = 1e10  # of z: standard deviations of 1e-5 and more
 
-ELITE, GATHERINGS = 8, 8  # of each round an eighth is kept; rounds
+KEPT_ONE_IN = 8  # draws: the best eighth of a round is what the next one is drawn about
+SELECTION_ROUNDS = 8  # of drawing about the best and keeping the best
 SPREAD, SHRINK = 1.5, 0.1  # wider than those; share of their covariances that is left out
 
 Function = Callable[[Float[Array, " z"]], Float[Array, ""]]
@@ -89,7 +90,7 @@ def gaussian_at(height: Function, z: Float[Array, " z"]) -> Gaussian:
     return Gaussian(z, unit[:, None] * axes / jnp.sqrt(values)[None, :])
 
 
-def gathered(
+def draws_near_maxima(
     height: Function, draws: Float[Array, "draw z"], key: PRNGKeyArray
 ) -> tuple[Float[Array, "draw z"], Float[Array, " draw"]]:
     """Draws closer to where `height` is large, the highest first, and their heights.
@@ -108,7 +109,7 @@ def gathered(
         top, at = jax.lax.top_k(found, n)
         return z[at], top
 
-    kept = min(max(count // ELITE, 2 * size), count // 2)
+    kept = min(max(count // KEPT_ONE_IN, 2 * size), count // 2)
     found = best(draws, heights(draws), count)
     if kept <= size:  # too few to say how wide the hill is
         return found
@@ -126,17 +127,17 @@ def gathered(
             jnp.concatenate([top, new]), jnp.concatenate([top_heights, heights(new)]), count
         )
 
-    return jax.lax.fori_loop(0, GATHERINGS, one, found)
+    return jax.lax.fori_loop(0, SELECTION_ROUNDS, one, found)
 
 
 def find(
     height: Function, draws: Float[Array, "draw z"], key: PRNGKeyArray, *, starts: int, steps: int
 ) -> tuple[Gaussian, Array]:
-    """The Gaussian at the highest maximum found from the `starts` best of `gathered` draws.
+    """The Gaussian at the highest maximum found from the `starts` best of `draws_near_maxima`.
 
     Also returns the heights that they found, (start,), NaN for none.
     """
-    begin, _ = gathered(height, draws, key)
+    begin, _ = draws_near_maxima(height, draws, key)
     z, found = jax.lax.map(lambda z: climb(height, z, steps), begin[:starts])
     at = jnp.argmax(jnp.where(jnp.isfinite(found), found, -jnp.inf))
     return gaussian_at(height, z[at]), found

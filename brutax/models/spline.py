@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from brutax.utils._namespace import as_float
 
-DEGREE = 3
+DEGREE = 3  # cubic
 
 
 class Local(NamedTuple):

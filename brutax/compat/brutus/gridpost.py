@@ -20,6 +20,7 @@ from brutax.compat.brutus.keywords import (
     note_knobs,
     rv_prior,
     seed_from,
+    warn_of_extra,
 )
 from brutax.fitting.prior import star_priors
 from brutax.models import StarGrid, Stars
@@ -119,6 +120,7 @@ def loglike_grid(
     parallax_err: float | None = None,
     return_vals: bool = False,
     indices: Any = None,
+    **extra: Any,
 ) -> GridLikelihood:
     """Best (distance, A_V, R_V) of every model for one star, under Gaussian A_V and R_V priors.
 
@@ -133,6 +135,7 @@ def loglike_grid(
     `return_vals` also scale [kpc^-2], av [mag], rv, and the precision matrices of
     (scale, A_V, R_V), (model, 3, 3). Raises `ValueError` if no band is usable.
     """
+    warn_of_extra("loglike_grid", extra)
     note_knobs(ltol=ltol, ltol_subthresh=ltol_subthresh, logl_initthresh=init_thresh)
     del parallax, parallax_err
     data = np.asarray(data, np.float64)
@@ -219,6 +222,7 @@ def logpost_grid(
     apply_av_prior: bool = True,
     R_solar: float = 8.2,
     Z_solar: float = 0.025,
+    **extra: Any,
 ) -> GridPosterior:
     """Posterior mass and draws of (distance, A_V, R_V), model by model, for one star.
 
@@ -233,6 +237,7 @@ def logpost_grid(
     The draws of a model come from a Gaussian fitted to its posterior and truncated in A_V; their
     weights `lnp_mc` are exact, and include the constants of `results`.
     """
+    warn_of_extra("logpost_grid", extra)
     if not isinstance(results, GridLikelihood):
         raise TypeError("results must be what loglike_grid returned, not a copy of its arrays")
     note_knobs(

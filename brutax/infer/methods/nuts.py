@@ -48,7 +48,7 @@ class NUTS(AbstractMethod):
     max_tree_depth: int = 10
     dense_mass: bool = False
     start: str = "prior"  # or "map": chains start about the highest maximum found
-    num_starts: int = 4  # searches for it, from the best of `num_tries` draws (`gathered`)
+    num_starts: int = 4  # searches for it, from the best of `num_tries` draws (`draws_near_maxima`)
     num_tries: int = 64  # prior draws, and as many at most in each of the rounds after them
     until: Mapping[str, float] | None = None
     max_samples: int | None = None

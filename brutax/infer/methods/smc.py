@@ -27,7 +27,7 @@ from brutax.infer.problem import Problem
 
 DEGREES = 5  # of freedom of the Student distribution
 WANTED = 0.3  # share of moves that are accepted
-LEAST_ACCEPTED = 0.03
+LEAST_ACCEPTED = 0.03  # share of accepted moves below which particles hardly move: a warning
 BISECTIONS = 30  # for the next beta
 RIDGE = 1e-6  # on the covariance of the particles
 JUMP = 0.1  # share of differential-evolution moves by a whole difference

@@ -19,7 +19,7 @@ from brutax.models.state import StarState, corrected
 from brutax.utils._namespace import ArrayLike, as_float
 
 PREDICTIONS = ("mini", "mass", "logl", "logt", "logr", "logg", "feh_surf", "afe_surf")
-NEWTON_STEPS = 5
+NEWTON_STEPS = 5  # to the mass of an age, between two nodes
 
 
 class IsochronePoints(eqx.Module):

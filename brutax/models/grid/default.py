@@ -23,8 +23,8 @@ logger = logging.getLogger("brutax")
 
 # nodes of the default grid: 0.1-3 Msun, zero-age main sequence to the asymptotic giant branch
 MINI = np.round(np.geomspace(0.1, 3.0, 92), 6)  # [Msun]
-EEP = np.arange(202.0, 809.0, 4.0)
-FEH = np.round(np.arange(-2.5, 0.51, 0.25), 2)
+EEP = np.arange(202.0, 809.0, 4.0)  # zero-age main sequence to the thermally pulsing AGB
+FEH = np.round(np.arange(-2.5, 0.51, 0.25), 2)  # initial [Fe/H] [dex]
 RECIPE = "1"  # changes with anything here that changes the models
 
 

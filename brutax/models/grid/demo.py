@@ -46,7 +46,7 @@ _H_OVER_C2 = 6.62607015e-27 / 2.99792458e10**2  # Planck / c² [g s]
 # squared dilution of the solar radius at 1 kpc, (6.957e10 cm / 3.0857e21 cm)²
 _DILUTION = (6.957e10 / 3.085677581e21) ** 2
 _TEFF_SUN = 5772.0  # [K]
-_LOGG_SUN = 4.438
+_LOGG_SUN = 4.438  # log10 g of the Sun [cm s^-2]
 _LIFETIME = 1.0e10  # of the Sun on the main sequence [yr]
 
 # the clock: d(age)/d(EEP) falls smoothly from 1 to `_SLOW` lifetimes per 252 EEPs at the turn-off

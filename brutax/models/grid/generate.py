@@ -36,9 +36,9 @@ logger = logging.getLogger("brutax")
 
 PARAMETERS = ("loga", "logl", "logt", "logg", "feh_surf", "afe_surf", "agewt")
 LOGA_MAX = 10.14  # log10 age of the oldest models kept [yr], as in brutus
-REFERENCE_PC = 1000.0
+REFERENCE_PC = 1000.0  # distance of the magnitudes of grids [pc], as in brutus
 REFERENCE_MODULUS = 10.0  # of 1 kpc [mag]
-SMF_LIMITS = np.array([0.0, 1.0])
+SMF_LIMITS = np.array([0.0, 1.0])  # of masses of companions divided by those of their stars
 CHUNK = 16384  # models at once: bounds the memory of the photometry
 CITATION = (
     "MIST: Dotter 2016, ApJS 222, 8; Choi et al. 2016, ApJ 823, 102; Paxton et al. 2011, 2013, 2015"

@@ -55,7 +55,7 @@ TEFF_VEGA = 9550.0  # [K], Castelli & Kurucz 1994
 RANGE = (1300.0, 280_000.0)  # wavelengths that the anchors cover [angstrom]
 UNITS = {"angstrom": 1.0, "nm": 10.0, "micron": 1e4}
 SYSTEMS, DETECTORS = ("AB", "Vega"), ("photon", "energy")
-MIN_POINTS = 4
+MIN_POINTS = 4  # of a curve: fewer have no shape
 NEGATIVE = 5e-3  # of the peak: what a splined curve may dip below zero
 EDGE = 0.02  # transmission at the ends, over the peak, that means that a curve is cut off
 GAP = 0.15  # largest step in ln wavelength inside a band
@@ -350,7 +350,7 @@ def _along(matrix: np.ndarray, table: np.ndarray, axis: int) -> np.ndarray:
     return np.moveaxis(np.tensordot(matrix, table, axes=(1, axis)), 0, axis)
 
 
-LAW_DEGREE = 4
+LAW_DEGREE = 4  # of the polynomials in 3.1 / R_V that stand for the laws
 RV_RANGE = (2.3, 5.6)  # where all laws are defined
 
 
