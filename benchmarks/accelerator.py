@@ -65,7 +65,7 @@ def measure_stages(case: dict[str, Any]) -> dict[str, Any]:
         rows = np.arange(size)
         stars, keys = catalog.stars(rows), star_keys(0, catalog.source_id[rows])
         for quick in case["quick"]:
-            settings = Settings(quick=quick, side_by_side=size)
+            settings = Settings(in_magnitudes=quick, side_by_side=size)
             batch = pipeline.plan(stars, tiled, prior, repeat(prior.av, size), keys, settings)
             start = time.perf_counter()
             jax.block_until_ready(pipeline.STAGES(*batch))

@@ -68,9 +68,13 @@ def stages(stars: Any, grid: Any, repeats: int) -> dict[str, Any]:
     """Milliseconds per star up to each stage, and the tiles looked into."""
     tiled, _ = device_models(grid, model_log_prior(grid))
     prior, _ = star_priors(Priors(), stars.coords)
-    data, settings, number = stars.stars(), Settings(quick=True), len(stars)
+    data, settings, number = stars.stars(), Settings(in_magnitudes=True), len(stars)
     keys, u = jax.random.split(jax.random.key(0), number), jnp.float32(0.3)
-    how = {"most": settings.tiles, "size": settings.n_samples, "quick": settings.quick}
+    how = {
+        "most": settings.tiles,
+        "size": settings.n_samples,
+        "in_magnitudes": settings.in_magnitudes,
+    }
 
     def look(star: Any, grid: Any) -> Any:
         return shortlist(star, grid, prior, score_tiles(star, grid.tiles, prior), u, **how)

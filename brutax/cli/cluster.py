@@ -186,7 +186,7 @@ def _table(stars: Catalog, found: Members) -> Any:
 
 
 def _report(post: Any, found: Members) -> str:
-    lines = ["                                   mean     deviation"]
+    lines = ["                                   mean    std. dev."]
     for name, row in post.summary().items():
         if np.ndim(row.mean) or row.std == 0:
             continue
@@ -194,7 +194,7 @@ def _report(post: Any, found: Members) -> str:
     lines.append(f"{np.nansum(found.member):.0f} of {len(found.member)} stars are members")
     ratios = [float(np.max(v)) for k, v in post.stats.items() if k.startswith("rhat/")]
     worst = f", R-hat at most {max(ratios):.3f}" if ratios else ""
-    lines.append(f"{len(post.weights)} draws worth {post.ess:.0f}{worst}")
+    lines.append(f"{len(post.weights)} draws, {post.ess:.0f} effective{worst}")
     return "\n".join([*lines, *(f"warning: {text}" for text in post.warnings)])
 
 

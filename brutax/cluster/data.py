@@ -241,10 +241,10 @@ def _motion(
         return out
     if field is None:
         field = np.mean(pm[good], axis=0), np.std(pm[good], axis=0) + 1e-3
-    mean, deviation = (np.asarray(x, np.float64) for x in field)
+    mean, std = (np.asarray(x, np.float64) for x in field)
     centre = np.median(pm[good], axis=0)
     variance = np.where(good[:, None], err**2, 1.0)
-    wide = variance + deviation**2
+    wide = variance + std**2
     pull = np.where(good[:, None], pm - mean, 0.0) ** 2 / wide
     density = -0.5 * np.sum(pull + np.log(wide), axis=1) - LN_2PI
     return out | {

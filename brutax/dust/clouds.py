@@ -106,7 +106,9 @@ def los_clouds_priortransform(
         (slice(1, 3), "s_params", s_params),
     ):
         if not (std > 0 and low < high):
-            raise ValueError(f"{name}: the deviation must be positive and the limits increase")
+            raise ValueError(
+                f"{name}: the standard deviation must be positive, the limits increasing"
+            )
         a, b = (low - mean) / std, (high - mean) / std
         value = np.clip(truncnorm.ppf(u[at], a, b, loc=mean, scale=std), low, high)
         out[at] = np.exp(value)

@@ -314,7 +314,8 @@ class ForeignMap(DustMap):
             except (ValueError, TypeError, KeyError, NotImplementedError):
                 continue
         raise DustMapError(
-            f"{type(self.dustmap).__name__} tells no deviation; give scatter=, in units of the mean"
+            f"{type(self.dustmap).__name__} has no standard deviation; give scatter=, a fraction "
+            "of the mean"
         )
 
     def _ask(self, flat: np.ndarray, mode: str) -> np.ndarray:

@@ -277,7 +277,7 @@ class BatchFitter:
 
     def prepare(self, magnitudes: bool) -> None:
         """Compiles the first round: fits a batch of padding, which costs nothing."""
-        settings = replace(self.rounds[0].settings, quick=magnitudes)
+        settings = replace(self.rounds[0].settings, in_magnitudes=magnitudes)
         self._within_memory(lambda: self.dispatch(np.empty(0, int), settings, 0))
 
     def fit(self, rows: np.ndarray) -> Table:
@@ -330,7 +330,9 @@ class BatchFitter:
         if not round_.by_survivors:
             magnitudes = self.job.magnitudes[rows]
             kinds = [(np.flatnonzero(magnitudes == kind), kind) for kind in (True, False)]
-            return [(some, replace(settings, quick=kind)) for some, kind in kinds if some.size]
+            return [
+                (some, replace(settings, in_magnitudes=kind)) for some, kind in kinds if some.size
+            ]
         counts = []
         for first in range(0, rows.size, self.later):
             some = rows[first : first + self.later]

@@ -36,13 +36,13 @@ class Reweighted(NamedTuple):
         ok = np.isfinite(self.ess)
         if not ok.any():
             return "no star has a good draw"
-        lines = [f"{ok.sum()} stars, draws worth {np.median(self.ess[ok]):.0f} (median)"]
+        lines = [f"{ok.sum()} stars, {np.median(self.ess[ok]):.0f} effective draws each (median)"]
         for name, unit in (("dist", "kpc"), ("av", "mag")):
             std, shift = getattr(self, f"{name}_std")[:, ok], getattr(self, f"{name}_shift")[ok]
             before, after = np.median(std, axis=1)
             lines.append(
-                f"{name}: median deviation {before:.3g} {unit} before, {after:.3g} after; means "
-                f"move by {np.median(np.abs(shift)):.2f} deviations (median), "
+                f"{name}: median standard deviation {before:.3g} {unit} before, {after:.3g} after; "
+                f"means move by {np.median(np.abs(shift)):.2f} of them (median), "
                 f"{np.percentile(np.abs(shift), 95):.2f} (95 %)"
             )
         lines.append(f"{np.sum(self.outlier[ok] > 0.5)} stars are probably outliers")

@@ -40,7 +40,8 @@ class Settings(eqx.Module):
     n_samples: int = eqx.field(static=True, default=512)  # weighted draws
     n_draws: int = eqx.field(static=True, default=250)  # equal-weight draws kept
     tiles: int = eqx.field(static=True, default=512)  # most tiles opened; 0: score all models
-    quick: bool = eqx.field(static=True, default=False)  # scores in magnitudes: `settled_stars`
+    # score models in magnitudes, of `settled_stars`
+    in_magnitudes: bool = eqx.field(static=True, default=False)
     closely: bool = eqx.field(static=True, default=False)  # tiles are ranked by all their models
     survivors: int = eqx.field(static=True, default=0)  # models refined before drawing
     steps: int = eqx.field(static=True, default=4)  # Gauss-Newton steps
@@ -244,7 +245,7 @@ def rank_tiles(
     """Log of the posterior mass of each tile for a star; no tiles where all models are scored."""
     if not settings.tiles:
         return jnp.zeros(0)
-    if settings.quick and settings.closely:
+    if settings.in_magnitudes and settings.closely:
         return rank_by_models(star, grid, prior)
     return score_tiles(star, grid.tiles, prior)
 
@@ -266,7 +267,7 @@ def choose_models(
         drawn = draw_models(scores, key_model, size=size)
         return Chosen(drawn, captured, jax.nn.logsumexp(scores))
     u = jax.random.uniform(key_tile, (), dtype=models.log_prior.dtype)
-    how = {"most": settings.tiles, "quick": settings.quick and not settings.closely}
+    how = {"most": settings.tiles, "in_magnitudes": settings.in_magnitudes and not settings.closely}
     found = shortlist(star, grid, prior, log_mass, u, size=size, **how)
     if settings.survivors:
         scores, _ = refine_survivors(star, models, prior, found.scores.ravel(), settings, found.row)
@@ -408,9 +409,9 @@ def plan(
     batch = Batch(stars, grid, StarPrior(prior.distance, None, prior.rv), av, keys)
     # each stage gets only the settings that it uses, so that rounds share compiled programs
     once = Settings(n_samples=0, n_draws=0, side_by_side=settings.side_by_side)
-    closely = settings.quick and settings.closely
+    closely = settings.in_magnitudes and settings.closely
     ranking = dataclasses.replace(
-        once, tiles=min(settings.tiles, 1), quick=closely, closely=closely
+        once, tiles=min(settings.tiles, 1), in_magnitudes=closely, closely=closely
     )
     choosing = dataclasses.replace(settings, n_draws=0)
     weighing = dataclasses.replace(once, n_samples=settings.n_samples, steps=settings.steps)
@@ -438,7 +439,7 @@ _settle = Stages(_settle_batch)
 def settled_stars(
     stars: Stars, grid: TiledModels, prior: StarPrior, av: Any, side_by_side: int
 ) -> Bool[Array, " star"]:
-    """Which stars of a batch have photometry that `Settings.quick` is accurate for, (star,).
+    """Which stars of a batch `Settings.in_magnitudes` is accurate for, (star,), by photometry.
 
     `av` as in `fit_stars`; reddening is taken from the mean of the grid, by prior mass.
     `side_by_side` stars are computed at once. See `magnitude_scores.settled` for the conditions.

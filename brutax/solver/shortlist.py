@@ -82,12 +82,12 @@ def shortlist(
     *,
     most: int,
     size: int,
-    quick: bool = False,
+    in_magnitudes: bool = False,
 ) -> Shortlist:
     """Scores the models of the best tiles (at most `most`), and of some drawn ones.
 
     `log_mass` is that of `score_tiles` or `rank_by_models`; `size` the number of draws to come;
-    `u`, uniform in [0, 1), chooses the drawn tiles. With `quick`, for stars that are
+    `u`, uniform in [0, 1), chooses the drawn tiles. With `in_magnitudes`, for stars that are
     `magnitude_scores.settled`, models are scored in magnitudes.
     """
     n_tiles, far = log_mass.shape[0], far_draws(size)
@@ -122,7 +122,7 @@ def shortlist(
     def score(which: Array) -> Array:
         """Scores of the models of some tiles, (tile, member)."""
         models = grid.members(which)
-        if quick:
+        if in_magnitudes:
             return _by_tile(magnitude_scores(star, models, prior), grid)
         return _by_tile(screen(star, models, prior).log_z, grid)
 

@@ -26,7 +26,7 @@ SAME = 0.01  # ln density within which two starts have found the same height
 AGREE = 0.25  # share of the starts that must find the highest maximum
 N_MEDIAN = 1001  # prior draws whose median is taken where there is no inverse CDF
 CLIMB = 50  # iterations at most from one maximum to the other
-MIN_WORTH = 0.1  # effective draws per draw below which a normal distribution is no likeness
+LEAST_EFFECTIVE = 0.1  # effective draws per draw below which a normal distribution is no likeness
 
 CURVATURES = ("hessian", "differences")
 
@@ -323,16 +323,16 @@ def _laplace(
     log_weight = np.where(np.isfinite(log_target), log_target - log_normal, -np.inf)
     top = np.max(log_weight)
     weights = np.exp(log_weight - top)
-    worth = float(np.sum(weights) ** 2 / np.sum(weights**2))
+    effective = float(np.sum(weights) ** 2 / np.sum(weights**2))
     mean = np.mean(weights)
     laplace = -float(depth(centre)) + 0.5 * len(centre) * np.log(2 * np.pi) + half_det
     tail = float(pareto_k(jnp.asarray(log_weight - top)))
     stats = stats | {"laplace_logz": float(laplace), "pareto_k": tail}
-    if worth < MIN_WORTH * options.num_draws:
+    if effective < LEAST_EFFECTIVE * options.num_draws:
         warnings = (
             *warnings,
-            f"{options.num_draws} draws at the maximum are worth {worth:.0f}: the posterior is "
-            "not normal; use a sampler",
+            f"{options.num_draws} draws at the maximum are {effective:.0f} effective draws: the "
+            "posterior is not normal; use a sampler",
         )
     elif tail > GOOD_K:
         warnings = (
