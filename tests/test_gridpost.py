@@ -96,8 +96,18 @@ def test_options_of_the_optimum(x64, fitter, star):
         fitter.loglike_grid(*star, av_init=np.ones(2))
     with pytest.raises(ValueError, match="usable band"):
         fitter.loglike_grid(np.full(4, np.nan), star[1], star[2])
-    with pytest.raises(TypeError):
-        fitter.loglike_grid(*star, typo=1)
+
+
+def test_unknown_keywords_are_named_in_one_warning(x64, fitter, star, caplog):
+    results = fitter.loglike_grid(*star, return_vals=True)
+    other = fitter.loglike_grid(*star, return_vals=True, typo=1, avlims=(0, 3))
+    assert [x.getMessage() for x in caplog.records if "unknown" in x.getMessage()] == [
+        "loglike_grid: unknown keywords have no effect: avlims, typo"
+    ]
+    np.testing.assert_array_equal(results[2], other[2])
+    caplog.clear()
+    fitter.logpost_grid(results, Nmc_prior=4, rstate=1, typo=1)
+    assert "logpost_grid: unknown keywords have no effect: typo" in caplog.text
 
 
 def test_integer_masks_are_masks(x64, fitter, star):
