@@ -106,7 +106,8 @@ def test_unknown_keywords_are_named_in_one_warning(x64, fitter, star, caplog):
     ]
     np.testing.assert_array_equal(results[2], other[2])
     caplog.clear()
-    fitter.logpost_grid(results, Nmc_prior=4, rstate=1, typo=1)
+    with pytest.raises(TypeError, match="loglike_grid"):
+        fitter.logpost_grid(None, typo=1)
     assert "logpost_grid: unknown keywords have no effect: typo" in caplog.text
 
 
