@@ -19,12 +19,13 @@ NUMERICAL := $(patsubst %,tests/test_%.py,math photometry sampling priors sed gr
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
-# programs compiled by an earlier run are used again
+# programs compiled by an earlier run, or by the other test process, are used again
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax-cache
+export BRUTAX_CACHE ?= $(CURDIR)/.jax-cache/brutax
 
-# what `make bench` runs: minutes on two cores are about 2, 8, 2, 3, 2, 3, 15, 20, and 2, 2, 2, 6 beside
+# what `make bench` runs: minutes on two cores are about 2, 8, 2, 3, 2, 3, 2, 15, 20, and 2, 2, 2, 6 beside
 # brutus, where BRUTAX_PEER_PYTHON has it; `make bench BENCH="stages startup"` runs some
-BENCH ?= exactness calibration stages startup orion interruption stress scaling \
+BENCH ?= exactness calibration stages startup misfits orion interruption stress scaling \
   $(if $(BRUTAX_PEER_PYTHON),against_brutus against_brutus_large models dust)
 
 .PHONY: demo test test-slow bench lint clean

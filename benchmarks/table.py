@@ -435,6 +435,18 @@ def inference(settings: Any, results: Any) -> list[Line]:
     return out
 
 
+def misfits(settings: Any, results: Any) -> list[Line]:
+    lines = []
+    for grid in results.values():
+        kinds = grid["kinds"]
+        usual = number(kinds["ordinary"]["ms per star"])
+        times = [(k, x["times an ordinary one"]) for k, x in kinds.items() if k != "ordinary"]
+        measured = ", ".join(f"{kind} {number(ratio)}" for kind, ratio in times)
+        what = f"Stars that nothing fits, {count(grid['models'])} models: time of an ordinary one"
+        lines.append((what, f"{measured} times {usual} ms", "misfits.py"))
+    return lines
+
+
 def startup(settings: Any, results: Any) -> list[Line]:
     lines = []
     for call, steps in results["first_posterior_seconds"].items():
@@ -473,6 +485,7 @@ LINES: dict[str, Callable[[Any, Any], list[Line]]] = {
     "models": models,
     "cluster": cluster,
     "inference": inference,
+    "misfits": misfits,
     "startup": startup,
 }
 

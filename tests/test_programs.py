@@ -1,6 +1,7 @@
 """Programs and tiles kept for later processes: the same answers, and never those of others."""
 
 import logging
+import os
 import threading
 from typing import Any, NamedTuple
 
@@ -10,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from brutax.cache import files
-from brutax.cache.programs import Stages, _key, describe
+from brutax.cache import files, programs
+from brutax.cache.programs import Stages, _descriptions, describe
 from brutax.fitting import ModelPrior
 from brutax.fitting import prepare as setup
 from brutax.priors import UniformAv
@@ -38,16 +39,15 @@ def second(state: State, inputs: dict, settings: str) -> dict:
 def call(x: Any, settings: tuple = (2, "sum"), prior: Any = None) -> dict:
     """As a new process would."""
     TRACED.clear()
-    return Stages(first, second)({"x": x, "prior": prior or UniformAv(0.0, 6.0)}, settings)
+    inputs = {"x": x, "prior": prior or UniformAv(0.0, 6.0)}
+    return Stages(first, second)((inputs, inputs), settings)
 
 
 @pytest.fixture
-def kept(tmp_path):
+def kept(tmp_path, monkeypatch):
     """A folder where programs are kept."""
-    before = jax.config.values["jax_compilation_cache_dir"]
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    yield tmp_path / "brutax"
-    jax.config.update("jax_compilation_cache_dir", before)
+    monkeypatch.setenv("BRUTAX_CACHE", str(tmp_path / "programs"))
+    return tmp_path / "programs"
 
 
 def assert_right(out: dict, x: Any, name: str = "sum", factor: int = 2) -> None:
@@ -88,18 +88,18 @@ def test_arguments_that_are_not_used_have_shapes_too(kept):
         return inputs["x"] * settings
 
     for size in (3, 4):
-        out = Stages(stage)({"x": np.arange(2.0), "unused": np.zeros(size)}, (2,))
+        out = Stages(stage)(({"x": np.arange(2.0), "unused": np.zeros(size)},), (2,))
         np.testing.assert_array_equal(out, [0.0, 2.0])
 
 
 def test_code_that_changes_nothing_needs_no_compilation(kept, monkeypatch):
     x = np.arange(3.0)
     call(x)
-    programs = {path: path.stat().st_mtime_ns for path in kept.glob("*.program")}
+    programs = {path: path.stat().st_ino for path in kept.glob("*.program")}
     monkeypatch.setattr(files, "code", lambda: "the same in other words")
     assert_right(call(x), x)
     assert TRACED == ["first", "second"]
-    assert {path: path.stat().st_mtime_ns for path in kept.glob("*.program")} == programs
+    assert {path: path.stat().st_ino for path in kept.glob("*.program")} == programs
     call(x)
     assert TRACED == []
 
@@ -117,37 +117,139 @@ def test_damaged_files_are_made_again(kept, caplog, damage):
     assert TRACED == []
 
 
-def test_nothing_is_kept_without_a_folder_nor_inside_other_programs(kept):
+@pytest.mark.parametrize("off", ["off", "0", "No"])
+def test_nothing_is_kept_where_it_is_off_nor_inside_other_programs(kept, monkeypatch, off):
     x = jnp.arange(3.0)
     assert_right(jax.jit(call)(x), x)
     with jax.disable_jit():
         assert_right(call(x), x)
-    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setenv("BRUTAX_CACHE", off)
     assert_right(call(x), x)
-    assert not kept.exists()
+    assert not kept.exists() and files.folder() is None
 
 
 def test_programs_for_another_device_than_the_first_are_not_kept(kept):
     inputs = {"x": np.arange(3.0)}
     for device, is_kept in ((jax.local_devices()[0], True), ("cpu", True), ("tpu", False)):
         with jax.default_device(device):
-            assert (_key(inputs) is not None) == is_kept
+            assert (_descriptions([inputs]) is not None) == is_kept
 
 
-def test_code_from_elsewhere_is_not_kept(kept):
+class Own(UniformAv):
+    """A prior of A_V of the user's own."""
+
+
+def test_code_from_elsewhere_is_kept_in_this_process_only(kept):
     """A class or function of the user's may change without its name changing."""
-
-    class Own(UniformAv):
-        pass
-
     x = np.arange(3.0)
-    assert_right(call(x, prior=Own(0.0, 6.0)), x)
-    assert not kept.exists()
+    stages, inputs = Stages(first, second), {"x": x, "prior": Own(0.0, 6.0)}
+    rest = {"x": x, "prior": UniformAv(0.0, 6.0)}  # of the second stage, which has nothing of Own
+    for traced in (["first", "second"], []):
+        TRACED.clear()
+        assert_right(stages((inputs, rest), (2, "sum")), x)
+        assert TRACED == traced
+    assert len(list(kept.glob("*.program"))) == 1
+    TRACED.clear()
+    assert_right(Stages(first, second)((inputs, rest), (2, "sum")), x)  # another process
+    assert TRACED == ["first"]  # only what contains it
     for value in (Own(0.0, 6.0), np.sin, {"f": lambda: None}, object()):
         with pytest.raises(TypeError, match="not a class of brutax"):
             describe(value)
     assert describe(UniformAv(0.0, 6.0)) == describe(UniformAv(1.0, 2.0))  # arrays: only their kind
     assert describe({"a": 1}) != describe({"a": 2})
+
+
+def test_another_function_of_the_users_is_another_program(kept):
+    x = np.arange(3.0)
+    stages = Stages(lambda _, inputs, __: inputs["f"](inputs["x"]))
+    for function in (np.sin, jnp.cos, jnp.sin):
+        TRACED.clear()
+        f = {np.sin: jnp.tan}.get(function, function)
+        np.testing.assert_allclose(stages(({"x": x, "f": f},), (None,)), f(x), rtol=1e-6)
+    assert not kept.exists()
+
+
+def test_what_jax_no_longer_has_is_done_without(kept, monkeypatch, caplog):
+    """Other versions of JAX: plain compilation, one warning, the same answers."""
+
+    def gone() -> Any:
+        raise AttributeError("jax.config has no 'values'")
+
+    x = np.arange(3.0)
+    monkeypatch.setattr(files, "circumstances", gone)
+    monkeypatch.setattr(programs, "_moved", [])
+    with caplog.at_level(logging.WARNING, "brutax"):
+        assert_right(call(x), x)
+        assert_right(call(x + 1.0), x + 1.0)
+    assert len(caplog.records) == 1 and "no 'values'" in caplog.text
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("name", ["serialize", "deserialize_and_load"])
+def test_programs_that_cannot_be_written_or_read_are_compiled(kept, monkeypatch, name):
+    def refuse(*_: Any) -> Any:
+        raise TypeError("takes other arguments")
+
+    x = np.arange(3.0)
+    if name != "serialize":
+        call(x)
+    module = programs._serialize_executable()
+    monkeypatch.setattr(module, name, refuse)
+    assert_right(call(x), x)
+    assert bool(list(kept.glob("*.program"))) == (name != "serialize")
+
+
+def test_an_error_of_a_stage_is_raised_as_it_is(kept, monkeypatch):
+    def wrong(_: None, inputs: dict, __: None) -> Any:
+        raise TypeError("a mistake of the user's")
+
+    monkeypatch.setattr(programs, "_moved", [])
+    with pytest.raises(TypeError, match="a mistake of the user's"):
+        Stages(wrong)(({"x": np.arange(3.0)},), (None,))
+    assert not programs._moved  # nothing is wrong with JAX
+
+
+def test_the_folder_is_ours_and_of_bounded_size(tmp_path, monkeypatch):
+    monkeypatch.delenv("BRUTAX_CACHE", raising=False)
+    monkeypatch.setenv("BRUTAX_DATA_DIR", str(tmp_path))
+    place = tmp_path / "programs"
+    assert files.folder() == place
+    monkeypatch.setattr(files, "LIMIT", 1000)
+    for k in range(10):  # the tenth goes beyond the limit
+        files.write(f"{k}.program", bytes(110))
+        os.utime(place / f"{k}.program", (k, k)) if k < 9 else None
+        if k == 8:
+            assert files.read("0.program") == bytes(110)  # used: not the oldest any more
+            (place / "old.part").touch()
+            os.utime(place / "old.part", (0, 0))
+            (place / "new.part").touch()
+    left = {path.name for path in place.iterdir()}
+    assert left == {"0.program", "new.part", *(f"{k}.program" for k in range(4, 10))}
+    assert files.read("1.program") is None
+
+
+def test_others_may_clean_at_the_same_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("BRUTAX_CACHE", str(tmp_path))
+    monkeypatch.setattr(files, "LIMIT", 2000)
+    errors = []
+
+    def work(number: int) -> None:
+        try:
+            for k in range(50):
+                content = bytes([number]) * 100
+                files.write(f"{k}.program", content)
+                found = files.read(f"{k}.program")
+                assert found is None or len(set(found)) == 1 and len(found) == 100
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2000
 
 
 def test_threads_share_one_program_and_settings_of_jax_are_put_back(kept):
@@ -156,7 +258,8 @@ def test_threads_share_one_program_and_settings_of_jax_are_put_back(kept):
     TRACED.clear()
     out = []
     threads = [
-        threading.Thread(target=lambda: out.append(stages(inputs, (2, "sum")))) for _ in range(4)
+        threading.Thread(target=lambda: out.append(stages((inputs, inputs), (2, "sum"))))
+        for _ in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -168,15 +271,11 @@ def test_threads_share_one_program_and_settings_of_jax_are_put_back(kept):
         assert_right(one, inputs["x"])
 
 
-def test_what_cannot_be_kept_is_said(tmp_path, caplog):
-    (tmp_path / "brutax").write_text("a file in the way")
-    before = jax.config.values["jax_compilation_cache_dir"]
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    try:
-        with caplog.at_level(logging.WARNING, "brutax"):
-            assert_right(call(np.arange(3.0)), np.arange(3.0))
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
+def test_what_cannot_be_kept_is_said(tmp_path, caplog, monkeypatch):
+    (tmp_path / "programs").write_text("a file in the way")
+    monkeypatch.setenv("BRUTAX_CACHE", str(tmp_path / "programs"))
+    with caplog.at_level(logging.WARNING, "brutax"):
+        assert_right(call(np.arange(3.0)), np.arange(3.0))
     assert "cannot keep" in caplog.text
 
 

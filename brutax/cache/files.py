@@ -1,8 +1,11 @@
 """Files of results that later processes use again: compiled programs, tiles of grids.
 
-They are kept beside JAX's own compiled programs, in the folder of `jax_compilation_cache_dir`, if
-that is set. The name of a file is a hash of everything that its content depends on. What cannot be
-read or written is computed again, with a line in the log.
+They are kept in a folder of brutax' own, `programs` in the user's cache folder
+(`brutax.cache.folders`). `BRUTAX_CACHE` names another folder, or is "off". The name of a file is a
+hash of everything that its content depends on. What cannot be read or written is computed again,
+with a line in the log. The folder holds `LIMIT` bytes at most: what was not used for longest is
+removed. Several processes may read, write and clean at the same time: files appear complete, and
+one that another process has removed is made again.
 """
 
 import contextlib
@@ -12,6 +15,7 @@ import logging
 import os
 import platform
 import sys
+import time
 import uuid
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +23,15 @@ from typing import Any
 
 import jax
 
+from brutax.cache.folders import cache_dir
+
 log = logging.getLogger("brutax")
+
+VARIABLE = "BRUTAX_CACHE"  # a folder, or "off"
+OFF = ("off", "0", "no", "none", "false")
+LIMIT = 1_000_000_000  # bytes: the programs of some hundred combinations of bands and grids
+KEPT = 0.8  # of LIMIT that is left after cleaning
+ABANDONED = 86_400  # seconds after which a file that was never finished is removed
 
 # settings of JAX change programs, except those that have one of these words in their names: they
 # only choose folders and what is logged
@@ -27,12 +39,11 @@ PLACES = ("cache", "log", "dump", "profil", "traceback", "coordinator")
 
 
 def folder() -> Path | None:
-    """The folder of these files; None where JAX keeps no compiled programs on this machine."""
-    values = jax.config.values
-    path = values.get("jax_compilation_cache_dir")
-    if not path or not values.get("jax_enable_compilation_cache", True) or "://" in str(path):
+    """The folder of these files; None where nothing is to be kept."""
+    stated = os.environ.get(VARIABLE, "").strip()
+    if stated.lower() in OFF or not getattr(jax.config, "jax_enable_compilation_cache", True):
         return None
-    return Path(path) / "brutax"
+    return Path(stated).expanduser() if stated else cache_dir() / "programs"
 
 
 def name_of(*content: Any) -> str:
@@ -46,7 +57,10 @@ def read(name: str) -> bytes | None:
     if place is None:
         return None
     try:
-        return (place / name).read_bytes()
+        content = (place / name).read_bytes()
+        with contextlib.suppress(OSError):
+            os.utime(place / name)  # used just now
+        return content
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -68,6 +82,34 @@ def write(name: str, content: bytes) -> None:
         with contextlib.suppress(OSError):
             part.unlink()
         log.warning("cannot keep %s for later processes: %s", place / name, error)
+    else:
+        _clean(place)
+
+
+def _clean(place: Path) -> None:
+    """Removes what was used longest ago until the folder is within its limit.
+
+    Files come and go meanwhile: what another process has removed is no longer there to remove.
+    """
+    found, now = [], time.time()
+    with contextlib.suppress(OSError), os.scandir(place) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                state = entry.stat()
+                if entry.name.endswith(".part"):
+                    if now - state.st_mtime > ABANDONED:
+                        os.unlink(entry.path)
+                elif entry.is_file():
+                    found.append((state.st_mtime, state.st_size, entry.path))
+    total = sum(size for _, size, _ in found)
+    if total <= LIMIT:
+        return
+    for _, size, path in sorted(found):
+        if total <= KEPT * LIMIT:
+            break
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        total -= size
 
 
 def circumstances() -> tuple:

@@ -4,7 +4,8 @@ Tracing, lowering and compiling the fit of one star takes many times as long as 
 saves compilation only. Here the executables themselves are kept (`brutax.cache.files`) under names
 made from everything that they depend on, so that a later process neither traces nor lowers. The
 files are pickles and, like those of JAX's own cache, trusted: whoever can write into the folder can
-run code as its user.
+run code as its user. Where a version of JAX no longer has what this needs, programs are compiled
+and kept by JAX alone, with a line in the log.
 """
 
 import dataclasses
@@ -16,23 +17,24 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
 import jax.core
 import numpy as np
-from jax.experimental import serialize_executable
 
 from brutax.cache import files
 
 log = logging.getLogger("brutax")
+T = TypeVar("T")
 
 # types whose values a program may depend on by their `repr`
 PLAIN = (bool, int, float, complex, str, bytes, type(None), np.dtype)
 
 
 _known: weakref.WeakSet["Stages"] = weakref.WeakSet()
+_moved: list[str] = []  # what JAX turned out not to have: nothing is kept any more
 
 
 def forget() -> None:
@@ -44,10 +46,14 @@ def forget() -> None:
 class Stages:
     """Functions called one after the other, each as `stage(state, inputs, setting)`.
 
-    `state` is the value of the stage before, None for the first; `inputs` a pytree that all stages
-    get; `settings` has one hashable value for each stage. Inputs and setting must determine the
+    `state` is the value of the stage before, None for the first; `inputs` has one pytree and
+    `settings` one hashable value for each stage. Inputs and setting of a stage must determine its
     program, including the shapes of the state. A stage is a pure function of module level whose
     value is made of arrays, tuples and named tuples.
+
+    The program of a stage whose inputs hold classes from outside the package is kept in this
+    process only: the name of a file could not include their code. The other stages of such a fit
+    are kept.
     """
 
     def __init__(self, *stages: Callable) -> None:
@@ -57,58 +63,91 @@ class Stages:
         self.lock = threading.Lock()
         _known.add(self)
 
-    def __call__(self, inputs: Any, settings: Sequence[Any]) -> Any:
+    def __call__(self, inputs: Sequence[Any], settings: Sequence[Any]) -> Any:
         return deque(self.each(inputs, settings), maxlen=1).pop()
 
-    def each(self, inputs: Any, settings: Sequence[Any]) -> Iterator[Any]:
+    def each(self, inputs: Sequence[Any], settings: Sequence[Any]) -> Iterator[Any]:
         """The value of each stage; all but the last as lists of arrays without their structure."""
-        key = _key(inputs)
-        if key is None:  # compiled and kept by JAX
+        programs, flat, trouble = self._programs(inputs, settings)
+        if not programs:  # compiled and kept by JAX
             state = None
-            for stage, setting in zip(self.jitted, settings, strict=True):
-                state = stage(state, inputs, setting)
+            for stage, given, setting in zip(self.jitted, inputs, settings, strict=True):
+                state = stage(state, given, setting)
                 yield state
+            if trouble and not _moved:  # not that of a stage itself, since JAX could compile it
+                what = f"{type(trouble).__name__}: {trouble}"
+                log.warning("compiled programs are not kept with this version of JAX (%s)", what)
+                _moved.append(what)
             return
-        dynamic, static = eqx.partition(inputs, _is_array)
-        leaves, tree = jax.tree.flatten(dynamic)
-        keys = [(key, k, setting) for k, setting in enumerate(settings)]
-        programs = [self.ready.get(key) for key in keys]
-        if not all(programs):
-            with self.lock:
-                programs = self._programs(keys, inputs, _Inputs(leaves, tree, static))
         state = []
-        for program in programs[:-1]:
-            state = program.compiled(*state, *leaves)
+        for program, given in zip(programs[:-1], flat):
+            state = program.compiled(*state, *given.leaves)
             yield state
         last = programs[-1]
-        yield jax.tree.unflatten(last.outcome.tree, last.compiled(*state, *leaves))
+        yield jax.tree.unflatten(last.outcome.tree, last.compiled(*state, *flat[-1].leaves))
 
-    def _programs(self, keys: list[tuple], inputs: Any, flat: "_Inputs") -> list["_Program"]:
+    def _programs(
+        self, inputs: Sequence[Any], settings: Sequence[Any]
+    ) -> tuple[list["_Program"], list["_Inputs"], Exception | None]:
+        """The programs of all stages and their arguments; none where JAX is to compile them.
+
+        The last value is the error that says why, if there was one.
+        """
+        if _moved:
+            return [], [], None
+        try:
+            described = _descriptions(inputs)
+            if described is None:
+                return [], [], None
+            flat = _once_each(_flatten, inputs)
+            keys = [
+                (k, what.key, setting)
+                for k, (what, setting) in enumerate(zip(described, settings, strict=True))
+            ]
+            programs = [self.ready[key] for key in keys if key in self.ready]
+            if len(programs) < len(keys):
+                with self.lock:
+                    programs = self._make(keys, described, flat, settings)
+            return programs, flat, None
+        except _MOVED as error:
+            return [], [], error
+
+    def _make(
+        self,
+        keys: list[tuple],
+        described: list["_Description"],
+        flat: list["_Inputs"],
+        settings: Sequence[Any],
+    ) -> list["_Program"]:
         """The programs of some keys: from memory, from the cache, or new."""
-        basis = (describe(inputs), files.code(), files.circumstances())
-        missing = {
-            key: files.name_of(stage.__module__, stage.__qualname__, key[-1], basis)
-            for stage, key in zip(self.stages, keys, strict=True)
-            if key not in self.ready
-        }
+        basis = (files.code(), files.circumstances(), _place())
+        names: dict[tuple, str | None] = {}  # None: kept in this process only
+        for stage, key, what in zip(self.stages, keys, described, strict=True):
+            name = files.name_of(stage.__module__, stage.__qualname__, key[1:], basis)
+            names[key] = name if what.everywhere else None
+        missing = [key for key in keys if key not in self.ready]
         with ThreadPoolExecutor(len(keys)) as pool:
-            found = zip(missing, pool.map(_load, missing.values()))
+            found = zip(missing, pool.map(_load, [names[key] for key in missing]))
             self.ready |= {key: program for key, program in found if program}
             last, waiting = _Outcome((), None), {}
-            for stage, key in zip(self.stages, keys, strict=True):
+            for k, (stage, key) in enumerate(zip(self.stages, keys, strict=True)):
                 if key in self.ready:
                     last = self.ready[key].outcome
                     continue
-                function = _Flat(stage, last, flat, key[-1])
-                lowered = jax.jit(function).lower(*last.shapes, *flat.leaves)
+                function = _Flat(stage, last, flat[k], settings[k])
+                lowered = jax.jit(function).lower(*last.shapes, *flat[k].leaves)
                 shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in lowered.out_info)
                 last = _Outcome(shapes, function.tree)
                 # compiles while the next one is traced
                 waiting[key] = pool.submit(
-                    _compiled, missing[key], lowered, last, str(lowered.in_avals)
+                    _compiled, names[key], lowered, last, str(lowered.in_avals)
                 )
             self.ready |= {key: program.result() for key, program in waiting.items()}
         return [self.ready[key] for key in keys]
+
+
+# what Python raises where a name is gone, or a function takes other arguments
+_MOVED = (AttributeError, ImportError, KeyError, NotImplementedError, TypeError)
 
 
 class _Inputs(NamedTuple):
@@ -150,28 +189,75 @@ class _Flat:
         return out
 
 
+def _flatten(inputs: Any) -> _Inputs:
+    dynamic, static = eqx.partition(inputs, _is_array)
+    leaves, tree = jax.tree.flatten(dynamic)
+    return _Inputs(leaves, tree, static)
+
+
 def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray | np.generic)
 
 
-def _key(inputs: Any) -> str | None:
-    """A key of a program within this process; None where it must not be kept.
+class _Description(NamedTuple):
+    """What the program of a stage depends on in its inputs."""
 
-    Not kept are programs that are traced as part of others, those for one of several devices, and
-    those with classes from outside the package, whose code the name of a file does not include.
+    key: Any  # hashable
+    everywhere: bool  # also in other processes, as `describe` says it
+
+
+def _descriptions(inputs: Sequence[Any]) -> list[_Description] | None:
+    """Descriptions of the inputs of every stage; None where JAX is to compile and keep programs.
+
+    That is for programs that are traced as part of others, for a device that is not the default
+    one, and where nothing is to be kept.
     """
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(inputs)):
+    leaves = jax.tree.leaves(inputs)
+    if files.folder() is None or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return None
-    eager = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
-    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
-    elsewhere = device is not None and device not in (jax.local_devices()[0], jax.default_backend())
-    if files.folder() is None or eager or elsewhere or len(jax.local_devices()) > 1:
+    config: Any = jax.config
+    if config.jax_disable_jit:
         return None
+    here = (_place(), bool(config.read("jax_enable_x64")))
+    if here[0] is None:
+        return None
+    return _once_each(lambda given: _description(given, here), inputs)
+
+
+def _description(inputs: Any, here: tuple) -> _Description:
     try:
-        return repr((describe(inputs), bool(jax.config.read("jax_enable_x64"))))
+        return _Description(repr((describe(inputs), here)), True)
     except TypeError as error:
-        log.debug("programs are not kept: %s", error)
-        return None
+        log.debug("a program is kept in this process only: %s", error)
+    dynamic, static = eqx.partition(inputs, _is_array)
+    shapes = tuple(_shape(x) for x in jax.tree.leaves(dynamic))
+    leaves, structure = jax.tree.flatten(static)
+    key = (jax.tree.structure(dynamic), structure, tuple(leaves), shapes, here)
+    hash(key)  # TypeError: a class whose static fields cannot be compared
+    return _Description(key, False)
+
+
+def _shape(array: Any) -> tuple:
+    if isinstance(array, jax.Array):
+        return ("array", array.shape, str(array.dtype), bool(array.aval.weak_type))
+    return ("array", array.shape, str(jax.dtypes.canonicalize_dtype(array.dtype)), False)
+
+
+def _once_each(function: Callable[[Any], T], values: Sequence[Any]) -> list[T]:
+    """The function of some values, of which several may be the same object."""
+    known: dict[int, T] = {}
+    for value in values:
+        if id(value) not in known:
+            known[id(value)] = function(value)
+    return [known[id(value)] for value in values]
+
+
+def _place() -> int | None:
+    """The number of the device that computes; None for one of another kind than the first."""
+    devices, chosen = jax.local_devices(), jax.config.jax_default_device  # pyright: ignore
+    if chosen is None or chosen == jax.default_backend():
+        return 0
+    return devices.index(chosen) if chosen in devices else None
 
 
 def describe(value: Any) -> Any:
@@ -180,10 +266,8 @@ def describe(value: Any) -> Any:
     Raises `TypeError` for functions and for classes from outside the package, whose code may change
     while their names do not.
     """
-    if isinstance(value, jax.Array):
-        return ("array", value.shape, str(value.dtype), bool(value.aval.weak_type))
-    if isinstance(value, np.ndarray | np.generic):
-        return ("array", value.shape, str(jax.dtypes.canonicalize_dtype(value.dtype)), False)
+    if _is_array(value):
+        return _shape(value)
     kind = type(value)
     if kind in PLAIN or isinstance(value, np.dtype):
         return value
@@ -199,27 +283,31 @@ def describe(value: Any) -> Any:
     raise TypeError(f"{name} is not a class of brutax")
 
 
-def _load(name: str) -> _Program | None:
+def _load(name: str | None) -> _Program | None:
     """The program of a name: a link to the name of its lowered code, where the executable is."""
+    if name is None:
+        return None
     link = files.read(f"{name}.link")
     content = link and files.read(f"{link.decode()}.program")
     if not content:
         return None
     try:
         payload, args, outs, outcome = pickle.loads(zlib.decompress(content))
-        compiled = serialize_executable.deserialize_and_load(payload, args, outs)
+        compiled = _serialize_executable().deserialize_and_load(payload, args, outs)
         return _Program(compiled, _Outcome(*outcome))
     except Exception as error:  # of whatever kind a damaged file or another jaxlib raises
         log.warning("a program in the cache cannot be loaded, and is made again: %s", error)
         return None
 
 
-def _compiled(name: str, lowered: Any, outcome: _Outcome, arguments: str) -> _Program:
+def _compiled(name: str | None, lowered: Any, outcome: _Outcome, arguments: str) -> _Program:
     """Compiles a program, unless the same lowered code was compiled under another name.
 
     That is so after a change of source code that did not change the program. `arguments` include
     those that the program does not use, which its text leaves out.
     """
+    if name is None:
+        return _Program(lowered.compile(), outcome)
     what = files.name_of(lowered.as_text(), str(outcome), arguments, files.circumstances())
     files.write(f"{name}.link", what.encode())
     known = _load(name)
@@ -228,13 +316,20 @@ def _compiled(name: str, lowered: Any, outcome: _Outcome, arguments: str) -> _Pr
     with _NotInJaxCache():
         program = _Program(lowered.compile(), outcome)
     try:
-        parts = serialize_executable.serialize(program.compiled)
+        parts = _serialize_executable().serialize(program.compiled)
         content = pickle.dumps((*parts, tuple(outcome)))
     except Exception as error:  # backends that cannot
         log.debug("a program cannot be kept: %s", error)
     else:
         files.write(f"{what}.program", zlib.compress(content, 1))
     return program
+
+
+def _serialize_executable() -> Any:
+    """JAX' module of that name, which may move: it is experimental."""
+    from jax.experimental import serialize_executable
+
+    return serialize_executable
 
 
 class _NotInJaxCache:

@@ -9,10 +9,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 
 import jax
 
+from brutax.cache import files
+from brutax.cache.folders import cache_dir
 from brutax.cli import cluster, data, demo, dust, fit, grid, info, mock, offsets
 from brutax.cli.command import Command
 from brutax.cli.options import UsageError
@@ -156,10 +157,11 @@ def _messages(quiet: bool, verbose: bool) -> Iterator[None]:
 
 
 def _keep_compiled_programs() -> None:
-    """Lets a second run start warm; `JAX_COMPILATION_CACHE_DIR` goes before our choice."""
+    """Keeps JAX' small programs too; `JAX_COMPILATION_CACHE_DIR` goes before our choice."""
+    if files.folder() is None:
+        return
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "brutax" / "jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from brutax.data._cache import VARIABLE, cache_dir
+from brutax.cache.folders import VARIABLE, cache_dir
 
 BASE_URL = "https://dataverse.harvard.edu/api/access/datafile/:persistentId?persistentId=doi:"
 RETRIES = 3  # attempts to fetch one file

@@ -3,7 +3,8 @@
 Every star gets a random key of its own from (seed, source id), so that neither the order of the
 stars nor the size of the batches changes a draw. Stars whose draws of one round are too few, or
 not to be trusted, get another with more effort: the best models refined before drawing, then the
-reference path.
+reference path. A star that no model fits is not worth that: by the chi-square of its best model it
+gets one small round more, or none.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ from brutax.fitting.devices import (
 )
 from brutax.fitting.prior import repeat
 from brutax.fitting.rows import Observed, file_rows, observed, trusted
-from brutax.models import Stars
+from brutax.models import Stars, Status
 from brutax.priors import AbstractAvPrior
 from brutax.solver import (
     Settings,
@@ -51,6 +52,10 @@ METHODS = ("auto", "nodes", "reference")
 EFFORTS = {"low": 512, "normal": 512, "high": 2048}
 MORE = 4  # times as many weighted draws in later rounds
 REFINED = 4096  # models refined before drawing in the second round
+REFINED_POOR = 256  # the same for a star that no model fits
+# chi-square of the best model, per degree of freedom, beyond which more draws say nothing: it is
+# some ten standard deviations off in every band
+HOPELESS = 100.0
 LATER_STEPS = 10  # Gauss-Newton steps of later rounds
 ALL = 10**9  # tiles: more than any grid has
 SETTLED_AT_ONCE = 1024  # stars whose kind of score is found out in one program
@@ -62,11 +67,12 @@ class FitOptions:
 
     `method`: "auto" and "nodes" give the posterior on the models of the grid, "reference" the same
     with every model that matters refined and integrated by quadrature. `effort`: "low" makes one
-    round of 512 weighted draws, "normal" repeats stars for which that is too little, "high" starts
-    with 2048. `draws` equal-weight draws are kept per star; 0 keeps summaries only. A star with
-    fewer than `min_ess` effective draws gets another round. `weighted_draws`, if given, replaces
-    the number of `effort`. `batch_size` stars run at once on each core or device (None: as many as
-    is best there). With `dim_prior` brutus' (N - 3)/2 ln N is added to evidences.
+    round of 512 weighted draws, "normal" repeats stars for which that is too little, once those
+    that no model fits (POOR_FIT), "high" starts with 2048 and repeats all. `draws` equal-weight
+    draws are kept per star; 0 keeps summaries only. A star with fewer than `min_ess` effective
+    draws gets another round. `weighted_draws`, if given, replaces the number of `effort`.
+    `batch_size` stars run at once on each core or device (None: as many as is best there). With
+    `dim_prior` brutus' (N - 3)/2 ln N is added to evidences.
 
     Raises `ValueError` for unknown names and numbers out of range.
     """
@@ -118,6 +124,13 @@ class FitOptions:
             return [Round(first)]
         return [Round(first), Round(second), Round(last, by_survivors=True)]
 
+    def after_poor_fit(self) -> "list[Round]":
+        """The rounds after the first of a star that no model fits."""
+        first, *others = self.rounds()
+        if self.effort != "normal" or not others:
+            return others
+        return [Round(replace(first.settings, survivors=REFINED_POOR), in_fluxes=True)]
+
     def identity(self) -> dict[str, object]:
         """What the numbers of a fit depend on, under the names of posterior files."""
         method = "reference" if self.method == "reference" else "auto"
@@ -135,10 +148,18 @@ class Round(NamedTuple):
     """The solver's settings of one round.
 
     `by_survivors`: how many models are refined is found out for each star (the reference path).
+    `in_fluxes`: no star is scored in magnitudes, where misfits of many standard deviations weigh
+    otherwise than in flux.
     """
 
     settings: Settings
     by_survivors: bool = False
+    in_fluxes: bool = False
+
+    @property
+    def of_all_models(self) -> bool:
+        """Whether all models of a star are scored at once, which takes memory."""
+        return not 0 < self.settings.tiles < ALL
 
 
 def hash_ids(source_id: np.ndarray) -> np.ndarray:
@@ -180,7 +201,7 @@ def star_keys(seed: int, source_id: np.ndarray, round_: int = 0) -> Array:
     halves = (np.array([seed & 0xFFFFFFFF, seed >> 32]), ids & np.uint64(0xFFFFFFFF), ids >> 32)
     seed_, low, high = (x.astype(np.uint32) for x in halves)
     origin = _Origin(seed_, low, high, np.uint32(round_))
-    return _make_keys(origin, (None,))
+    return _make_keys((origin,), (None,))
 
 
 @dataclass(frozen=True)
@@ -231,6 +252,13 @@ class Job:
         return (fitted & ~(enough & trusted(posterior)))[:n_rows]
 
 
+def nothing_fits(table: Table) -> tuple[Bool[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
+    """Of rows of the file, those that no model fits, and those of them that are hopeless."""
+    poor = (table["status"] & Status.POOR_FIT) != 0
+    freedom = np.maximum(table["obj_Nbands"] - 3, 1)
+    return poor, poor & (table["obj_chi2min"] > HOPELESS * freedom)
+
+
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([rows, np.full(size - rows.size, rows[0] if rows.size else 0)])
 
@@ -245,16 +273,18 @@ class BatchFitter:
         self.job, self.models = job, worker.grid
         self.one_by_one = worker.device.platform == "cpu"
         self.rounds = job.options.rounds()
+        self.after_poor_fit = job.options.after_poor_fit()
         self.batch = job.options.batch_size or batch_for(worker, self.rounds[0].settings)
         self.later = later_batch_for(worker)
 
-    def size(self, round_: int) -> int:
+    def size(self, settings: Settings, round_: int) -> int:
         """Stars per program."""
-        return min(self.later, self.batch) if round_ else self.batch
+        whole = round_ and Round(settings).of_all_models
+        return min(self.later, self.batch) if whole else self.batch
 
     def dispatch(self, rows: np.ndarray, settings: Settings, round_: int) -> StarPosterior:
         """Starts the fit of up to a batch of rows; returns before it is done."""
-        job, size = self.job, self.size(round_)
+        job, size = self.job, self.size(settings, round_)
         stars, av = job.inputs(rows, size)
         ids = job.catalog.source_id[_padded(rows, size)]
         keys = star_keys(job.options.seed, ids, round_)
@@ -285,23 +315,30 @@ class BatchFitter:
         return self._within_memory(lambda: self._all_rounds(rows))
 
     def _all_rounds(self, rows: np.ndarray) -> Table:
-        table, unfinished = self._one_round(rows, 0)
-        again = np.flatnonzero(unfinished)
-        for round_ in range(1, len(self.rounds)):
-            if not again.size:
-                break
-            log.debug("%d of %d stars go to round %d", again.size, rows.size, round_ + 1)
-            better, unfinished = self._one_round(rows[again], round_)
-            for name, values in better.items():
-                table[name][again] = values
-            again = again[unfinished]
+        table, unfinished = self._one_round(rows, self.rounds[0], 0)
+        poor, hopeless = nothing_fits(table)
+        if self.after_poor_fit == self.rounds[1:]:  # no difference is made
+            poor = hopeless = np.zeros(rows.size, bool)
+        ways = ((~poor, self.rounds[1:]), (poor & ~hopeless, self.after_poor_fit))
+        for which, later in ways:
+            again = np.flatnonzero(unfinished & which)
+            for round_, following in enumerate(later, 1):
+                if not again.size:
+                    break
+                log.debug("%d of %d stars go to round %d", again.size, rows.size, round_ + 1)
+                better, still = self._one_round(rows[again], following, round_)
+                for name, values in better.items():
+                    table[name][again] = values
+                again = again[still]
         return table
 
-    def _one_round(self, rows: np.ndarray, round_: int) -> tuple[Table, np.ndarray]:
+    def _one_round(
+        self, rows: np.ndarray, this: Round, round_: int
+    ) -> tuple[Table, Bool[np.ndarray, " row"]]:
         """Arrays of the file of some rows, and which of these should go to the next round."""
         job, table = self.job, {}
-        unfinished, size = np.zeros(rows.size, bool), self.size(round_)
-        for group, settings in self._groups(rows, self.rounds[round_]):
+        unfinished, size = np.zeros(rows.size, bool), self.size(this.settings, round_)
+        for group, settings in self._groups(rows, this):
             for first in range(0, group.size, size):
                 members = group[first : first + size]
                 posterior = self.dispatch(rows[members], settings, round_)
@@ -328,7 +365,7 @@ class BatchFitter:
         """
         settings = round_.settings
         if not round_.by_survivors:
-            magnitudes = self.job.magnitudes[rows]
+            magnitudes = self.job.magnitudes[rows] & (not round_.in_fluxes)
             kinds = [(np.flatnonzero(magnitudes == kind), kind) for kind in (True, False)]
             return [
                 (some, replace(settings, in_magnitudes=kind)) for some, kind in kinds if some.size

@@ -29,7 +29,7 @@ from brutax.solver import QUANTILES, parameter_names
 log = logging.getLogger("brutax")
 
 # goes up where the same call gives other draws: files of both are not mixed
-SOLVER = 6
+SOLVER = 7
 # rounding, in standard deviations, of draws beyond which a user is warned: it adds 0.5 % to them
 COARSE = 0.1
 Progress = Callable[[Iterator[int], int, int], Iterable[int]]

@@ -26,6 +26,14 @@ class Status(enum.IntFlag):
     NO_MODELS = 512  # no model of the grid has a finite posterior: not fitted
 
 
+# Smaller errors than these mean none, for single precision cannot tell them from these: bounds of a
+# flux or a parallax divided by its error, of the inverse error of a flux in units of the brightest
+# band, and of the inverse error of a parallax [1/mas]
+MOST_SNR = 1e8
+MOST_WEIGHT = 1e30
+MOST_PLX_WEIGHT = 1e6
+
+
 class Stars(eqx.Module):
     """Whitened data of one star, or of a table of them.
 
@@ -63,20 +71,26 @@ class Stars(eqx.Module):
         seen = np.isfinite(flux) & np.isfinite(err) & (err > 0)
         unit = np.max(np.where(seen, np.abs(flux), 0.0), axis=-1, keepdims=True, initial=0.0)
         unit = np.where(unit > 0, unit, 1.0)
-        weight = np.where(seen, unit / np.where(seen, err, 1.0), 0.0)
+        with np.errstate(over="ignore"):
+            weight = np.where(seen, unit / np.where(seen, err, 1.0), 0.0)
         scaled = np.where(seen, np.where(seen, flux, 0.0) / unit, 0.0)
+        weight = np.minimum(weight, MOST_SNR / np.maximum(np.abs(scaled), MOST_SNR / MOST_WEIGHT))
         plx = np.full(lead, np.nan) if parallax is None else np.asarray(parallax, np.float64)
         perr = (
             np.full(lead, np.nan) if parallax_err is None else np.asarray(parallax_err, np.float64)
         )
         good = np.isfinite(plx) & np.isfinite(perr) & (perr > 0)
+        with np.errstate(over="ignore"):
+            plx_weight = np.where(good, 1.0 / np.where(good, perr, 1.0), 0.0)
+        most = MOST_SNR / np.maximum(np.abs(np.where(good, plx, 0.0)), MOST_SNR / MOST_PLX_WEIGHT)
+        plx_weight = np.minimum(plx_weight, most)
         sky = np.full((*lead, 2), np.nan) if coords is None else np.asarray(coords, np.float64)
         return cls(
             flux=scaled,
             weight=weight,
             unit_mag=-2.5 * np.log10(unit[..., 0]),
             parallax=np.where(good, plx, 0.0),
-            parallax_weight=np.where(good, 1.0 / np.where(good, perr, 1.0), 0.0),
+            parallax_weight=plx_weight,
             ell=sky[..., 0],
             b=sky[..., 1],
         )

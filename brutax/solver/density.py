@@ -23,6 +23,10 @@ from brutax.utils.photometry import LN_PER_MAG
 # |ln(d / kpc)| never exceeds this: 0.1 pc to 10 Mpc, wider than any star with photometry needs
 ETA_LIMIT = 9.2
 
+# largest model flux divided by the error that is computed with: whatever the data, its squares and
+# their products stay finite in single precision
+LARGEST = 1e8
+
 Scalar = Float[Array, ""]
 
 
@@ -59,11 +63,14 @@ def fluxes(theta: Theta, star: Stars, model: Models) -> list[Scalar]:
     """Model fluxes divided by the errors of the star, by band; 0 where a band is not observed."""
     offset = LN_PER_MAG * star.unit_mag - 2.0 * theta.eta
     return [
-        star.weight[band]
-        * jnp.exp(
-            offset
-            - LN_PER_MAG
-            * (model.mag[band] + theta.av * (model.red[band] + theta.rv * model.dred[band]))
+        jnp.minimum(
+            star.weight[band]
+            * jnp.exp(
+                offset
+                - LN_PER_MAG
+                * (model.mag[band] + theta.av * (model.red[band] + theta.rv * model.dred[band]))
+            ),
+            LARGEST,
         )
         for band in range(star.weight.shape[-1])
     ]

@@ -32,7 +32,9 @@ class Conditional(NamedTuple):
 
 def condition(curv: Sym3) -> Conditional:
     """Eliminates (eta, R) from a precision matrix."""
-    det2 = curv.ee * curv.rr - curv.er**2
+    # the exact value is positive; one band that outweighs all others leaves nothing but rounding
+    least = 10.0 * jnp.finfo(curv.ee.dtype).eps * curv.ee * curv.rr
+    det2 = jnp.maximum(curv.ee * curv.rr - curv.er**2, least)
     slope_eta = -(curv.rr * curv.ea - curv.er * curv.ar) / det2
     slope_rv = -(curv.ee * curv.ar - curv.er * curv.ea) / det2
     prec_av = curv.aa + curv.ea * slope_eta + curv.ar * slope_rv
@@ -82,7 +84,32 @@ def laplace(point: Expansion, prior: StarPrior, *, approximate: bool = False) ->
     inside = log_probability((low - mean.av) * scale, (high - mean.av) * scale)
     volume = 1.5 * LN_2PI - 0.5 * (jnp.log(cond.prec_av) + jnp.log(cond.det2))
     log_z = peak + volume + inside
+    mean = _within_ranges(mean, cond, point, grad, prior)
     return TruncatedGaussian(mean, point.curv, log_z, low, high)
+
+
+def _within_ranges(
+    mean: Theta, cond: Conditional, point: Expansion, grad: Theta, prior: StarPrior
+) -> Theta:
+    """The peak of a quadratic; at the bound of R_V where R_V would be beyond it, A_V in its range.
+
+    A_V is truncated when it is drawn, R_V is not: from a peak far outside, as a star that no model
+    fits has it, no draw would have a posterior density.
+    """
+    curv, theta, low, high = point.curv, point.theta, prior.av.low, prior.av.high
+    rv = mean.rv + cond.slope_rv * (jnp.clip(mean.av, low, high) - mean.av)
+    bounded = jnp.clip(rv, prior.rv.low, prior.rv.high)
+    d_rv = bounded - theta.rv
+    pull_eta, pull_av = grad.eta + curv.er * d_rv, grad.av + curv.ar * d_rv
+    # A_V and eta given R_V: eliminate eta
+    ratio = curv.ea / curv.ee
+    prec_av = jnp.maximum(curv.aa - ratio * curv.ea, 1e-6 * curv.aa)
+    d_av = -(pull_av - ratio * pull_eta) / prec_av
+    d_av = jnp.clip(d_av, low - theta.av, high - theta.av)
+    d_eta = -pull_eta / curv.ee - ratio * d_av
+    at_bound = Theta(theta.eta + d_eta, theta.av + d_av, bounded)
+    outside = rv != bounded
+    return Theta(*(jnp.where(outside, a, b) for a, b in zip(at_bound, mean, strict=True)))
 
 
 def advance(theta: Theta, step: Theta, prior: StarPrior) -> Theta:

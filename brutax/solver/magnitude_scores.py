@@ -22,6 +22,8 @@ from brutax.utils.photometry import LN_2PI, LN_PER_MAG
 # the two limits are those at which draws by these scores are as efficient as by the others
 # (effective size above 0.9 per draw in all cases of tests/test_quick.py)
 BRIGHT = 10.0  # signal-to-noise ratio of all bands, at least
+# and at most: products of three precisions stay finite in single precision
+TOO_BRIGHT = 1e5
 SETTLED = 0.15  # standard deviation of ln(distance) of one model, at most
 PER_MAG = 0.5 * LN_PER_MAG  # d ln(distance) / d modulus
 # where a prior of A_V is compared with itself [kpc]: it must be the same at all distances
@@ -34,8 +36,8 @@ def settled(
     """Whether scores in magnitudes are accurate enough for a star.
 
     `red`, `dred` are typical reddening coefficients of its models. The conditions are a
-    signal-to-noise ratio above `BRIGHT` in all bands, ln(distance) of a model known to `SETTLED`,
-    and a prior of A_V that is the same at all distances.
+    signal-to-noise ratio above `BRIGHT` (and below `TOO_BRIGHT`) in all bands, ln(distance) of a
+    model known to `SETTLED`, and a prior of A_V that is the same at all distances.
     """
     data = magnitudes(star)
     weight = jnp.stack(data.weight)
@@ -47,7 +49,7 @@ def settled(
     weak = inv_std[0] ** 2 + 12.0 / (prior.av.high - prior.av.low) ** 2
     precision = total - s_q**2 / (s_qq + weak)
     snr = star.flux * star.weight
-    bright = jnp.all((star.weight == 0) | (snr > BRIGHT))
+    bright = jnp.all((star.weight == 0) | ((snr > BRIGHT) & (snr < TOO_BRIGHT)))
     return bright & everywhere & (precision * SETTLED**2 > PER_MAG**2)
 
 

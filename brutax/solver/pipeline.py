@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from brutax.cache.programs import Stages
 from brutax.models.stars import Stars
+from brutax.priors import AbstractAvPrior
 from brutax.solver.density import Scalar, Theta, log_target
 from brutax.solver.gaussian import covariance_sar, laplace
 from brutax.solver.importance import ModelDraws, draw_models, draw_theta, log_proposal
@@ -296,7 +297,8 @@ def conclude(star: Stars, sampled: Sampled, key: PRNGKeyArray, settings: Setting
     """Equal-weight draws, evidence and diagnostics of one star."""
     log_weight = sampled.weighted.log_weight
     size = log_weight.shape[0]
-    fitted = jnp.any(star.weight > 0) & jnp.any(jnp.isfinite(sampled.weighted.log_z))
+    possible = jnp.isfinite(sampled.weighted.log_z) | jnp.isfinite(log_weight)
+    fitted = jnp.any(star.weight > 0) & jnp.any(possible)
     ess = effective_size(log_weight)
     log_evidence = jax.nn.logsumexp(log_weight) - math.log(size)
     return StarPosterior(
@@ -316,13 +318,24 @@ def conclude(star: Stars, sampled: Sampled, key: PRNGKeyArray, settings: Setting
 
 
 class Batch(NamedTuple):
-    """The inputs of the fit of a batch of stars."""
+    """The inputs of a stage of the fit of a batch of stars; None for what it does not use."""
 
     stars: Stars
-    grid: TiledModels
-    prior: StarPrior  # without A_V
+    grid: TiledModels | None
+    prior: StarPrior | None  # without A_V
     av: Any  # prior of A_V, with a leading axis
-    keys: Key[Array, " star"] | None  # None for stages that draw nothing
+    keys: Key[Array, " star"] | None  # of stages that draw
+    n_parameters: int | None = None  # of `parameter_names`, where `grid` does not say
+
+    def models(self) -> TiledModels:
+        """The grid of a stage that uses it."""
+        assert self.grid is not None
+        return self.grid
+
+    def prior_with(self, av: AbstractAvPrior) -> StarPrior:
+        """The priors of a star, with its own of A_V."""
+        assert self.prior is not None
+        return StarPrior(self.prior.distance, av, self.prior.rv)
 
     def map(self, one: Callable, settings: Settings, *others: Any) -> Any:
         """`one(star, prior, keys, *others)` of every star, `keys` a pair.
@@ -332,7 +345,7 @@ class Batch(NamedTuple):
 
         def unpacked(inputs: tuple) -> Any:
             star, av, key, *others = inputs
-            prior = StarPrior(self.prior.distance, av, self.prior.rv)
+            prior = None if self.prior is None else self.prior_with(av)
             return one(star, prior, jax.random.split(key), *others)
 
         once = jax.jit(unpacked)  # conditions trace their branches twice; jit does it once
@@ -352,25 +365,30 @@ class Batch(NamedTuple):
 
 
 def _rank_batch(_: None, batch: Batch, settings: Settings) -> Float[Array, "star tile"]:
-    return batch.map(lambda star, prior, _: rank_tiles(star, batch.grid, prior, settings), settings)
+    grid = batch.models()
+    return batch.map(lambda star, prior, _: rank_tiles(star, grid, prior, settings), settings)
 
 
 def _choose_batch(state: Array, batch: Batch, settings: Settings) -> Chosen:
+    grid = batch.models()
+
     def one(star: Stars, prior: StarPrior, keys: Array, log_mass: Array) -> Chosen:
-        return choose_models(star, batch.grid, prior, log_mass, keys[0], settings)
+        return choose_models(star, grid, prior, log_mass, keys[0], settings)
 
     return batch.map(one, settings, state)
 
 
 def _weigh_batch(state: Chosen, batch: Batch, settings: Settings) -> Sampled:
+    grid = batch.models()
+
     def one(star: Stars, prior: StarPrior, keys: Array, chosen: Chosen) -> Sampled:
-        return weigh_draws(star, batch.grid, prior, chosen, keys[0], settings)
+        return weigh_draws(star, grid, prior, chosen, keys[0], settings)
 
     return batch.map(one, settings, state)
 
 
 def _conclude_batch(state: Sampled, batch: Batch, settings: Settings) -> StarPosterior:
-    def one(star: Stars, prior: StarPrior, keys: Array, sampled: Sampled) -> StarPosterior:
+    def one(star: Stars, _: None, keys: Array, sampled: Sampled) -> StarPosterior:
         return conclude(star, sampled, keys[1], settings)
 
     return batch.map(one, settings, state)
@@ -404,10 +422,13 @@ def plan(
     av: Any,
     keys: Key[Array, " star"],
     settings: Settings,
-) -> tuple[Batch, tuple[Settings, ...]]:
-    """The inputs of the stages of `fit_stars`, and the settings of each."""
+) -> tuple[tuple[Batch, ...], tuple[Settings, ...]]:
+    """The inputs of each stage of `fit_stars`, and its settings.
+
+    Each gets only what it uses, so that its program serves all that differ in nothing else.
+    """
     batch = Batch(stars, grid, StarPrior(prior.distance, None, prior.rv), av, keys)
-    # each stage gets only the settings that it uses, so that rounds share compiled programs
+    last = Batch(stars, None, None, None, keys, len(parameter_names(grid.models)))
     once = Settings(n_samples=0, n_draws=0, side_by_side=settings.side_by_side)
     closely = settings.in_magnitudes and settings.closely
     ranking = dataclasses.replace(
@@ -416,17 +437,17 @@ def plan(
     choosing = dataclasses.replace(settings, n_draws=0)
     weighing = dataclasses.replace(once, n_samples=settings.n_samples, steps=settings.steps)
     concluding = dataclasses.replace(once, n_samples=settings.n_samples, n_draws=settings.n_draws)
-    return batch, (ranking, choosing, weighing, concluding)
+    return (batch, batch, batch, last), (ranking, choosing, weighing, concluding)
 
 
 def _settle_batch(_: None, batch: Batch, side_by_side: int) -> Bool[Array, " star"]:
-    tiles = batch.grid.tiles
+    tiles = batch.models().tiles
     share = jax.nn.softmax(tiles.log_prior)
     red, dred = (jnp.sum(share[None] * x, axis=1) for x in (tiles.red, tiles.dred))
 
     def one(inputs: tuple) -> Array:
         star, av = inputs
-        prior = StarPrior(batch.prior.distance, av, batch.prior.rv)
+        prior = batch.prior_with(av)
         return settled(star, red, dred, prior)
 
     size = None if side_by_side == 1 else side_by_side
@@ -445,7 +466,7 @@ def settled_stars(
     `side_by_side` stars are computed at once. See `magnitude_scores.settled` for the conditions.
     """
     batch = Batch(stars, grid, StarPrior(prior.distance, None, prior.rv), av, None)
-    return _settle(batch, (side_by_side,))
+    return _settle((batch,), (side_by_side,))
 
 
 def survivor_margin(n_models: int) -> float:

@@ -4,8 +4,9 @@ Tiles are scored first. Then they are opened (their models are scored) from the 
 tiles left hold a fraction OUTSIDE of the mass: by their own scores, corrected by how the models of
 the tiles opened so far (weighted by mass) compare with theirs. Where the two disagree (no model
 fits but a mixture of them would, or the models that fit are rare in their tile) all tiles must be
-opened. A fraction d of the draws then goes to tiles drawn at random from the whole grid, mostly
-from those not opened, and these are opened as well. Models are drawn from
+opened; where they disagree by far more nothing fits, and no more are opened. A fraction d of the
+draws then goes to tiles drawn at random from the whole grid, mostly from those not opened, and
+these are opened as well. Models are drawn from
 
     q(k) = (1 - d) s_k / S [inside] + d r_tile h_k / H_tile,
 
@@ -34,6 +35,10 @@ OUTSIDE = 5e-4
 # difference between the masses of tiles and of their models [nats] beyond which scores of tiles are
 # not used for a star (docs/design.md, "Tiles that say nothing")
 TRUSTED = 4.0
+# difference [nats] beyond which nothing fits, once ENOUGH_TILES were opened: the models in those
+# that promise most are off by a chi-square of a hundred and more, and others are hardly better
+HOPELESS = 50.0
+ENOUGH_TILES = 128
 NOTHING = 1e-6  # the fraction of the mass that is known to be inside then
 STRIDE = 16  # tiles opened at once
 FAR_SHARE = 1 / 32  # fraction of the models that are drawn from the whole grid
@@ -117,7 +122,8 @@ def shortlist(
         log_sum, ratio = compare(sums)
         rest = log_behind[stride * taken - 1]
         settled = (rest + ratio <= jnp.log(OUTSIDE) + log_sum) & (jnp.abs(ratio) <= TRUSTED)
-        return settled | (taken == rounds)
+        hopeless = (ratio < -HOPELESS) & (taken * stride >= ENOUGH_TILES)
+        return settled | hopeless | (taken == rounds)
 
     def score(which: Array) -> Array:
         """Scores of the models of some tiles, (tile, member)."""

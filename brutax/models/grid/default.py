@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from brutax.cache.folders import VARIABLE, cache_dir
 from brutax.data import GridError
 from brutax.data._builtin import builtin_digest
-from brutax.data._cache import VARIABLE, cache_dir
 from brutax.data.filters import full_names
 from brutax.models.evolution.tracks import EEPTracks
 from brutax.models.grid.generate import GridGenerator

@@ -1,4 +1,4 @@
-"""The folder of files that brutax can make or fetch again."""
+"""The folder of what brutax can make or fetch again: grids, models, compiled programs."""
 
 import os
 import sys
