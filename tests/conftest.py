@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -11,14 +12,20 @@ from jaxtyping import install_import_hook
 
 sys.path.insert(0, str(Path(__file__).parent))  # modules that tests share
 os.environ.setdefault("MPLBACKEND", "Agg")
-# programs of tests run once or twice: most of their time is that of the compiler
-os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
+# Programs of tests run once or twice: most of their time is that of the compiler, which is three
+# times as fast without optimising (the programs are up to twice as slow). A flag that XLA does not
+# know ends the process, so that other versions get none.
+if version("jaxlib").startswith("0.10."):
+    flags = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+    os.environ.setdefault("XLA_FLAGS", flags)
 
 # every shape annotation of the package becomes an assertion
 with install_import_hook("brutax", "beartype.beartype"):
     import brutax  # noqa: F401
     from brutax.cache import programs
 
+# small programs are kept, too: the next module, and the other process, need the same ones
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

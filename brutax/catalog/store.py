@@ -136,7 +136,9 @@ class PosteriorStore:
                 file.create_dataset("labels", data=source_id if labels is None else labels)
                 for name, column in (models or {}).items() if n_draws else ():
                     # as it is: packing the labels of a large grid takes longer than a small fit
-                    file.create_dataset(f"models/{name}", data=column.astype(np.float32))
+                    file.create_dataset(
+                        f"models/{name}", data=column.astype(np.float32, copy=False)
+                    )
                 file.attrs["format"] = FORMAT
                 file.attrs["parameters"] = list(parameters)
                 file.attrs["quantile_levels"] = np.asarray(levels)

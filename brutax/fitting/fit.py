@@ -14,6 +14,7 @@ from brutax.fitting.prior import Priors, star_priors
 from brutax.fitting.rounds import FitOptions, Job
 from brutax.fitting.write import Output, Progress, open_sink, shown
 from brutax.models import StarGrid, available_bands, default_grid, load_bolometric
+from brutax.models.grid.star_grid import read_once
 
 
 class Reading(TypedDict, total=False):
@@ -140,7 +141,7 @@ def fit_catalog(
     ready = ready_models(grid, priors.models)
     prior, per_star = star_priors(priors, catalog.coords, grid.label_table)
     job = Job.make(catalog, ready.models, ready.rows, prior, options, per_star)
-    with open_sink(job, grid, ready.log_prior, output) as sink:
+    with open_sink(job, grid, ready.digest, output) as sink:
         todo, total = sink.todo, len(catalog)
         with closing(batches.run(job, todo, sink.write)) as counts:  # interrupted, it writes
             for _ in shown(counts, total, total - todo.size, output):
@@ -155,7 +156,9 @@ def open_grid(grid: StarGrid | str | os.PathLike, bands: Sequence[str] | None = 
     """
     if isinstance(grid, StarGrid):
         return grid if bands is None else grid.select(bands=resolve_bands(bands, grid.bands))
-    return StarGrid.read(grid, bands=bands)
+    if not os.path.isfile(grid):
+        return StarGrid.read(grid, bands=bands)  # says what is wrong
+    return read_once(grid, bands)
 
 
 def band_systems(grid: StarGrid | None) -> dict[str, str] | None:

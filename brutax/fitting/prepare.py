@@ -79,6 +79,7 @@ class ReadyModels(NamedTuple):
     log_prior: np.ndarray  # of the rows of the grid
     models: TiledModels
     rows: np.ndarray  # of the grid, in the order of `models`; -1 for padding
+    digest: str  # of `log_prior`
 
 
 def ready_models(grid: StarGrid, prior: ModelPrior | None = None) -> ReadyModels:
@@ -96,7 +97,9 @@ def ready_models(grid: StarGrid, prior: ModelPrior | None = None) -> ReadyModels
             kept = tile_grid(grid, model_log_prior(grid, prior))
             _write_tiles(name, kept)
         _ready.clear()
-        _ready[key] = ReadyModels(kept.log_prior, on_device(grid, kept), kept.rows)
+        _ready[key] = ReadyModels(
+            kept.log_prior, on_device(grid, kept), kept.rows, digest(kept.log_prior)
+        )
     return _ready[key]
 
 

@@ -1,5 +1,6 @@
 """Where posteriors go: a durable file or memory, with everything needed to know them again."""
 
+import functools
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ from brutax.models import StarGrid, Status
 from brutax.solver import QUANTILES, parameter_names
 
 log = logging.getLogger("brutax")
+_version = functools.cache(version)  # reading it takes a millisecond
 
 # goes up where the same call gives other draws: files of both are not mixed
 SOLVER = 7
@@ -69,16 +71,19 @@ class Output:
         return {k: v for k, v in settings.items() if k not in OPTIONAL or v != OPTIONAL[k]}
 
 
-def fingerprint(job: Job, grid: StarGrid, log_prior: np.ndarray, output: Output) -> dict[str, Any]:
-    """Everything that the numbers of a fit depend on, as plain JSON values."""
+def fingerprint(job: Job, grid: StarGrid, model_prior: str, output: Output) -> dict[str, Any]:
+    """Everything that the numbers of a fit depend on, as plain JSON values.
+
+    `model_prior` is the digest of the prior masses of the grid's models.
+    """
     catalog, prior = job.catalog, job.prior
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(job.av_per_star)]
     own = [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(prior, eqx.is_array))]
-    text = eqx.tree_pformat(prior, short_arrays=False, width=10**6)
+    text = eqx.tree_pformat(prior, width=10**6)  # kinds of arrays; their values are in `own`
     return {
         "grid": grid.hash,
         "bands": list(grid.bands),
-        "model prior": digest(log_prior),
+        "model prior": model_prior,
         "priors": re.sub(r" at 0x[0-9a-f]+", "", text),
         "prior values": digest(*own, *trial_values(prior, grid.label_table, catalog.coords)),
         "dust": digest(*leaves) if leaves else "",
@@ -101,9 +106,9 @@ def provenance(catalog: Catalog) -> dict[str, Any]:
     """What is good to know about a result besides."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "brutax_version": version("brutax"),
+        "brutax_version": _version("brutax"),
         "versions": json.dumps(
-            {name: version(name) for name in ("jax", "jaxlib", "equinox", "numpy", "h5py")}
+            {name: _version(name) for name in ("jax", "jaxlib", "equinox", "numpy", "h5py")}
             | {"python": sys.version.split()[0]}
         ),
         "device": str(jax.devices()[0].device_kind),
@@ -160,7 +165,7 @@ class FileSink:
                 fingerprint=known,
                 attrs=provenance(job.catalog) | output.attrs | {"single": output.single},
                 labels=labels,
-                models=grid.label_table,
+                models=grid.labels_to_keep(),
                 save_draws=output.save_draws,
                 draw_dtype=output.draw_dtype,
             )
@@ -215,8 +220,8 @@ class MemorySink:
         self.keeper.warn()
         arrays = {k: np.concatenate([part[k] for part in self.parts]) for k in self.parts[0]}
         arrays |= {"source_id": self.ids, "labels": self.labels}
-        for name, column in self.grid.label_table.items() if self.job.options.draws else ():
-            arrays[f"models/{name}"] = column.astype(np.float32)
+        for name, column in self.grid.labels_to_keep().items() if self.job.options.draws else ():
+            arrays[f"models/{name}"] = column
         attrs = provenance(self.job.catalog) | self.output.attrs
         attrs |= {
             "single": self.output.single,
@@ -233,11 +238,9 @@ class MemorySink:
         pass
 
 
-def open_sink(
-    job: Job, grid: StarGrid, log_prior: np.ndarray, output: Output
-) -> FileSink | MemorySink:
+def open_sink(job: Job, grid: StarGrid, model_prior: str, output: Output) -> FileSink | MemorySink:
     """Where the rows of a job go: `output.path`, or memory."""
-    known = fingerprint(job, grid, log_prior, output)
+    known = fingerprint(job, grid, model_prior, output)
     if output.path is None:
         return MemorySink(job, grid, known, output)
     return FileSink(posterior_path(output.path), job, grid, known, output)

@@ -16,7 +16,7 @@ from brutax.data._builtin import builtin_digest
 from brutax.data.filters import full_names
 from brutax.models.evolution.tracks import EEPTracks
 from brutax.models.grid.generate import GridGenerator
-from brutax.models.grid.star_grid import StarGrid
+from brutax.models.grid.star_grid import StarGrid, read_once
 from brutax.models.photometry.bolometric import available_bands
 
 logger = logging.getLogger("brutax")
@@ -49,7 +49,7 @@ def default_grid(
     path = folder / f"mist-{_key(bands)}.h5"
     if path.is_file():
         try:
-            grid = StarGrid.read(path)
+            grid = read_once(path)
             if verbose:
                 logger.info("grid: %s", path)
             return grid.select(bands=wanted)

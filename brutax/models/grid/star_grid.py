@@ -1,6 +1,7 @@
 """The grid of stellar models: photometry, labels, and which labels span the lattice."""
 
 import logging
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,6 +28,21 @@ from brutax.utils._namespace import ArrayLike, namespace
 from brutax.utils.photometry import LN_PER_MAG
 
 logger = logging.getLogger("brutax")
+
+
+_LAST_READ: dict[tuple, "StarGrid"] = {}
+
+
+def read_once(path: Any, bands: Sequence[str] | None = None) -> "StarGrid":
+    """`StarGrid.read`, or what it returned last, if that was the same file in the same state."""
+    names = None if bands is None else tuple(bands)
+    state = os.stat(path)
+    key = (os.path.realpath(path), state.st_mtime_ns, state.st_size, state.st_ino, names)
+    if key not in _LAST_READ:
+        grid = StarGrid.read(path, bands=names)
+        _LAST_READ.clear()
+        _LAST_READ[key] = grid
+    return _LAST_READ[key]
 
 
 class StarGrid(eqx.Module):
@@ -106,9 +122,21 @@ class StarGrid(eqx.Module):
         return write_grid(path, self.to_data(), layout, overwrite, attrs)
 
     def select(self, bands: Sequence[str] | None = None, rows: Any = None) -> "StarGrid":
-        """The grid of some bands (by name, in that order) and some models."""
-        data = self.to_data()
+        """The grid of some bands (by name, in that order) and some models.
+
+        The last selection of bands is remembered: fits of single stars ask for the same again.
+        """
         names = self.bands if bands is None else check_bands(bands, self.bands, "the grid")
+        if rows is not None:
+            return self._select(names, rows)
+        last = once(self, "selected", dict)
+        if names not in last:
+            last.clear()
+            last[names] = self._select(names, rows)
+        return last[names]
+
+    def _select(self, names: tuple[str, ...], rows: Any) -> "StarGrid":
+        data = self.to_data()
         columns = [self.bands.index(name) for name in names]
         rows = slice(None) if rows is None else rows
         mag, red, dred = (x[rows] if names == self.bands else x[rows][:, columns] for x in data[:3])
@@ -117,6 +145,17 @@ class StarGrid(eqx.Module):
         if self.band_system is not None:
             attrs["band_system"] = tuple(self.band_system[j] for j in columns)
         return StarGrid(GridData(mag, red, dred, labels, self.axes, names, attrs), verbose=False)
+
+    def labels_to_keep(self) -> dict[str, np.ndarray]:
+        """The labels as posterior files hold them, in single precision; read-only."""
+
+        def kept() -> dict[str, np.ndarray]:
+            columns = {k: np.array(x, np.float32) for k, x in self.label_table.items()}
+            for column in columns.values():
+                column.setflags(write=False)
+            return columns
+
+        return once(self, "kept", kept)
 
     @property
     def hash(self) -> str:
