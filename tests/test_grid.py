@@ -12,6 +12,7 @@ from brutax.data import GridData, GridError, grid_hash, load_models
 from brutax.models import DEMO_BANDS, StarGrid, demo_grid
 from brutax.models.grid.demo import demo_star
 from brutax.models.grid.lattice import build_lattice
+from brutax.models.grid.star_grid import read_once
 
 X64 = jax.config.read("jax_enable_x64")
 BANDS = ("PS_g", "PS_r", "2MASS_J")
@@ -383,3 +384,21 @@ def test_demo_stars_look_like_stars():
     blue_to_red = [grid.bands.index(b) for b in ("SDSS_u", "PS_g", "PS_y", "2MASS_J", "WISE_W2")]
     assert np.all(np.diff(total[blue_to_red]) < 0) and np.all(total > 0)
     np.testing.assert_allclose(total[grid.bands.index("PS_g")], 1.2, atol=0.1)
+
+
+def test_a_file_is_read_once_until_it_changes(small_grid, tmp_path):
+    """Fits in a loop do not read, select and hash again."""
+    path = tmp_path / "grid.h5"
+    small_grid.write(path)
+    first = read_once(path)
+    assert read_once(path) is first
+    assert read_once(str(path)) is first
+    assert first.select(first.bands[:3]) is first.select(first.bands[:3])
+    assert first.select(first.bands[:3]).hash != first.hash
+    assert read_once(path, bands=first.bands[:2]).bands == first.bands[:2]
+    small_grid.select(rows=slice(0, 500)).write(path, overwrite=True)
+    assert len(read_once(path)) == 500
+    labels = first.labels_to_keep()
+    assert labels is first.labels_to_keep() and labels["mini"].dtype == np.float32
+    with pytest.raises(ValueError, match="read-only"):
+        labels["mini"][0] = 1.0

@@ -209,8 +209,8 @@ class _Description(NamedTuple):
 def _descriptions(inputs: Sequence[Any]) -> list[_Description] | None:
     """Descriptions of the inputs of every stage; None where JAX is to compile and keep programs.
 
-    That is for programs that are traced as part of others, for a device that is not the default
-    one, and where nothing is to be kept.
+    That is for programs that are traced as part of others, for a device of another kind than the
+    first, and where nothing is to be kept.
     """
     leaves = jax.tree.leaves(inputs)
     if files.folder() is None or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
@@ -221,10 +221,13 @@ def _descriptions(inputs: Sequence[Any]) -> list[_Description] | None:
     here = (_place(), bool(config.read("jax_enable_x64")))
     if here[0] is None:
         return None
-    return _once_each(lambda given: _description(given, here), inputs)
+    found = _once_each(lambda given: _description(given, here), inputs)
+    known = [what for what in found if what is not None]
+    return known if len(known) == len(found) else None
 
 
-def _description(inputs: Any, here: tuple) -> _Description:
+def _description(inputs: Any, here: tuple) -> _Description | None:
+    """The description of the inputs of a stage; None if what is static in them cannot be hashed."""
     try:
         return _Description(repr((describe(inputs), here)), True)
     except TypeError as error:
@@ -233,7 +236,11 @@ def _description(inputs: Any, here: tuple) -> _Description:
     shapes = tuple(_shape(x) for x in jax.tree.leaves(dynamic))
     leaves, structure = jax.tree.flatten(static)
     key = (jax.tree.structure(dynamic), structure, tuple(leaves), shapes, here)
-    hash(key)  # TypeError: a class whose static fields cannot be compared
+    try:
+        hash(key)
+    except TypeError as error:
+        log.debug("a program is not kept: %s", error)
+        return None
     return _Description(key, False)
 
 

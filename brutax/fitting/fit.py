@@ -90,7 +90,8 @@ def fit(
 
     `method`: "auto" and "nodes" give the posterior on the models of the grid, "reference" the same
     by quadrature of every model that matters. `effort`: "low" makes one round of draws, "normal"
-    repeats the stars for which that is too little, "high" makes four times as many. The same `seed`
+    repeats the stars for which that is too little (those that no model fits, flagged POOR_FIT, once
+    and with little work), "high" makes four times as many and repeats all. The same `seed`
     and identifiers give the same draws, whatever the order of the stars or the machine's memory.
     `progress`: True for a bar, False, or a function (see `Output`).
 
