@@ -120,14 +120,16 @@ class Stages:
         settings: Sequence[Any],
     ) -> list["_Program"]:
         """The programs of some keys: from memory, from the cache, or new."""
-        basis = (files.code(), files.circumstances(), _place())
+        place = _place() or 0  # this thread's: those of the pool have no default device
+        basis = (files.code(), files.circumstances(), place)
         names: dict[tuple, str | None] = {}  # None: kept in this process only
         for stage, key, what in zip(self.stages, keys, described, strict=True):
             name = files.name_of(stage.__module__, stage.__qualname__, key[1:], basis)
             names[key] = name if what.everywhere else None
         missing = [key for key in keys if key not in self.ready]
         with ThreadPoolExecutor(len(keys)) as pool:
-            found = zip(missing, pool.map(_load, [names[key] for key in missing]))
+            loaded = [pool.submit(_load, names[key], place) for key in missing]
+            found = zip(missing, (program.result() for program in loaded))
             self.ready |= {key: program for key, program in found if program}
             last, waiting = _Outcome((), None), {}
             for k, (stage, key) in enumerate(zip(self.stages, keys, strict=True)):
@@ -140,7 +142,7 @@ class Stages:
                 last = _Outcome(shapes, function.tree)
                 # compiles while the next one is traced
                 waiting[key] = pool.submit(
-                    _compiled, names[key], lowered, last, str(lowered.in_avals)
+                    _compiled, names[key], lowered, last, str(lowered.in_avals), place
                 )
             self.ready |= {key: program.result() for key, program in waiting.items()}
         return [self.ready[key] for key in keys]
@@ -290,8 +292,8 @@ def describe(value: Any) -> Any:
     raise TypeError(f"{name} is not a class of brutax")
 
 
-def _load(name: str | None) -> _Program | None:
-    """The program of a name: a link to the name of its lowered code, where the executable is."""
+def _load(name: str | None, place: int) -> _Program | None:
+    """The program of a name, for a device: a link to the name of its lowered code, where it is."""
     if name is None:
         return None
     link = files.read(f"{name}.link")
@@ -300,24 +302,28 @@ def _load(name: str | None) -> _Program | None:
         return None
     try:
         payload, args, outs, outcome = pickle.loads(zlib.decompress(content))
-        compiled = _serialize_executable().deserialize_and_load(payload, args, outs)
+        where = {"execution_devices": [jax.local_devices()[place]]}
+        compiled = _serialize_executable().deserialize_and_load(payload, args, outs, **where)
         return _Program(compiled, _Outcome(*outcome))
     except Exception as error:  # of whatever kind a damaged file or another jaxlib raises
         log.warning("a program in the cache cannot be loaded, and is made again: %s", error)
         return None
 
 
-def _compiled(name: str | None, lowered: Any, outcome: _Outcome, arguments: str) -> _Program:
-    """Compiles a program, unless the same lowered code was compiled under another name.
+def _compiled(
+    name: str | None, lowered: Any, outcome: _Outcome, arguments: str, place: int
+) -> _Program:
+    """Compiles a program for a device, unless its lowered code was compiled under another name.
 
     That is so after a change of source code that did not change the program. `arguments` include
     those that the program does not use, which its text leaves out.
     """
     if name is None:
         return _Program(lowered.compile(), outcome)
-    what = files.name_of(lowered.as_text(), str(outcome), arguments, files.circumstances())
+    basis = (files.circumstances(), place)
+    what = files.name_of(lowered.as_text(), str(outcome), arguments, basis)
     files.write(f"{name}.link", what.encode())
-    known = _load(name)
+    known = _load(name, place)
     if known:
         return known
     with _NotInJaxCache():
