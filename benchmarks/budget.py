@@ -1,6 +1,6 @@
 """The one budget of all options: what a star costs, and how soon the first one is there.
 
-    python benchmarks/budget.py --peer-python PYTHON_WITH_BRUTUS
+    python benchmarks/budget.py --peer PYTHON_WITH_BRUTUS
     python benchmarks/budget.py --fast
 
 200 mock stars in 8 bands (2 % photometry, parallaxes to 0.05 mas) on the grid of 725 196 models, on
@@ -83,15 +83,19 @@ def in_process(given: dict[str, Any], cache: Path) -> dict[str, Any]:
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--peer-python", default=os.environ.get("BRUTAX_PEER_PYTHON"))
+    arguments.add_argument(
+        "--peer",
+        default=os.environ.get("BRUTAX_PEER_PYTHON"),
+        help="a Python that has astro-brutus (default: BRUTAX_PEER_PYTHON)",
+    )
     arguments.add_argument("--fast", action="store_true", help="50 stars, defaults, no brutus")
     arguments.add_argument("--only", nargs="+", choices=tuple(ROWS), help="some of the rows")
     arguments.add_argument("--cores", type=int, default=2)
     args = parse(arguments)
     if args.case:
         return case(args.case)
-    if not (args.fast or args.peer_python):
-        arguments.error("--peer-python or BRUTAX_PEER_PYTHON: the Python that has brutus installed")
+    if not (args.fast or args.peer):
+        arguments.error("--peer or BRUTAX_PEER_PYTHON: the Python that has brutus installed")
     from against_brutus import make_stars, run_peer
 
     import brutax
@@ -107,7 +111,7 @@ def main() -> None:
         place = Path(folder)
         np.savez(place / "table.npz", **{name: np.asarray(getattr(stars, name)) for name in names})
         if not args.fast:
-            peer = run_peer(args.peer_python, stars, path, place, args.cores, 1)
+            peer = run_peer(args.peer, stars, path, place, args.cores, 1)
             brutus = 1e3 * float(np.median(peer["totals"])) / len(stars)
         for name in ["defaults"] if args.fast else args.only or ROWS:
             given = {
