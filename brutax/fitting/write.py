@@ -79,7 +79,7 @@ def fingerprint(job: Job, grid: StarGrid, model_prior: str, output: Output) -> d
     catalog, prior = job.catalog, job.prior
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(job.av_per_star)]
     own = [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(prior, eqx.is_array))]
-    text = eqx.tree_pformat(prior, width=10**6)  # kinds of arrays; their values are in `own`
+    text = eqx.tree_pformat(prior, short_arrays=False, width=10**6)
     return {
         "grid": grid.hash,
         "bands": list(grid.bands),
