@@ -319,7 +319,8 @@ def _compiled(
     those that the program does not use, which its text leaves out.
     """
     if name is None:
-        return _Program(lowered.compile(), outcome)
+        with _NotInJaxCache():  # where the same code, with a name, would be read from there
+            return _Program(lowered.compile(), outcome)
     basis = (files.circumstances(), place)
     what = files.name_of(lowered.as_text(), str(outcome), arguments, basis)
     files.write(f"{name}.link", what.encode())
