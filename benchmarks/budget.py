@@ -12,19 +12,28 @@ that left behind ("warm"). With --fast 50 stars, the defaults only, without brut
 recorded.
 """
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import PS, TMASS, answer, known, parse, parser, peak_rss_mb, table, write
+from _common import (
+    PS,
+    TMASS,
+    answer,
+    in_own_process,
+    known,
+    parse,
+    parser,
+    peak_rss_mb,
+    table,
+    write,
+)
 
 GRID = "mist_large"
+STARTED = "BRUTAX_BENCHMARK_STARTED"  # variable with the time at which a process was started
 # the keywords of `brutax.fit` of each row
 ROWS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -47,7 +56,7 @@ def case(given: dict[str, Any]) -> None:
     options = given["options"]
     result = brutax.fit(stars.select(np.arange(1)), grid, progress=False, **options)
     assert result.fitted.all()
-    out = {"first": time.time() - given["started"]}
+    out = {"first": time.time() - float(os.environ[STARTED])}
     if not given["only first"]:
         seconds = []
         for _ in range(4):
@@ -68,17 +77,8 @@ def case(given: dict[str, Any]) -> None:
 
 def in_process(given: dict[str, Any], cache: Path) -> dict[str, Any]:
     """What `case` says, with the caches in a folder."""
-    places = {"BRUTAX_CACHE": str(cache / "brutax"), "JAX_COMPILATION_CACHE_DIR": ""}
-    given = given | {"started": time.time()}
-    done = subprocess.run(
-        [sys.executable, __file__, "--case", json.dumps(given)],
-        env=os.environ | places,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    if done.returncode:
-        sys.exit(f"failed with {given['options']}")
-    return json.loads(done.stdout.splitlines()[-1])
+    places = {"BRUTAX_CACHE": str(cache), "JAX_COMPILATION_CACHE_DIR": ""}
+    return in_own_process(__file__, given, **places, **{STARTED: repr(time.time())})
 
 
 def main() -> None:

@@ -71,6 +71,7 @@ def start(args: Any, path: Path, cache: Path) -> subprocess.Popen:
     command += ["--child", str(path)]
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "BRUTAX_CACHE": str(cache / "brutax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
