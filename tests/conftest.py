@@ -12,9 +12,8 @@ from jaxtyping import install_import_hook
 
 sys.path.insert(0, str(Path(__file__).parent))  # modules that tests share
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Programs of tests run once or twice: most of their time is that of the compiler, which is three
-# times as fast without optimising (the programs are up to twice as slow). A flag that XLA does not
-# know ends the process, so that other versions get none.
+# Programs of tests run once or twice: most of their time is that of the compiler, which is faster
+# without optimising. A flag that XLA does not know ends the process: other versions get none.
 if version("jaxlib").startswith("0.10."):
     flags = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
     os.environ.setdefault("XLA_FLAGS", flags)

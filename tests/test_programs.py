@@ -177,7 +177,7 @@ def test_what_jax_no_longer_has_is_done_without(kept, monkeypatch, caplog):
 
     x = np.arange(3.0)
     monkeypatch.setattr(files, "circumstances", gone)
-    monkeypatch.setattr(programs, "_moved", [])
+    monkeypatch.setattr(programs, "_lacking", [])
     with caplog.at_level(logging.WARNING, "brutax"):
         assert_right(call(x), x)
         assert_right(call(x + 1.0), x + 1.0)
@@ -199,14 +199,31 @@ def test_programs_that_cannot_be_written_or_read_are_compiled(kept, monkeypatch,
     assert bool(list(kept.glob("*.program"))) == (name != "serialize")
 
 
+@pytest.mark.parametrize("prior", [UniformAv, Own])
+def test_our_programs_stay_out_of_the_cache_of_jax(kept, monkeypatch, prior):
+    """One that was read from there could not be kept: it has lost its code (jaxlib 0.10)."""
+    option, seen = "jax_persistent_cache_min_compile_time_secs", []
+    compile_ = jax.stages.Lowered.compile
+
+    def spied(self: Any, *args: Any, **options: Any) -> Any:
+        seen.append(jax.config.values[option])
+        return compile_(self, *args, **options)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", spied)
+    x = np.arange(3.0)
+    assert_right(call(x, prior=prior(0.0, 6.0)), x)
+    assert seen == [float("inf")] * 2
+    assert jax.config.values[option] < 1.0
+
+
 def test_an_error_of_a_stage_is_raised_as_it_is(kept, monkeypatch):
     def wrong(_: None, inputs: dict, __: None) -> Any:
         raise TypeError("a mistake of the user's")
 
-    monkeypatch.setattr(programs, "_moved", [])
+    monkeypatch.setattr(programs, "_lacking", [])
     with pytest.raises(TypeError, match="a mistake of the user's"):
         Stages(wrong)(({"x": np.arange(3.0)},), (None,))
-    assert not programs._moved  # nothing is wrong with JAX
+    assert not programs._lacking  # nothing is wrong with JAX
 
 
 def test_the_folder_is_ours_and_of_bounded_size(tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), np.dtype)
 
 
 _known: weakref.WeakSet["Stages"] = weakref.WeakSet()
-_moved: list[str] = []  # what JAX turned out not to have: nothing is kept any more
+_lacking: list[str] = []  # what JAX turned out not to have: nothing is kept any more
 
 
 def forget() -> None:
@@ -74,10 +74,10 @@ class Stages:
             for stage, given, setting in zip(self.jitted, inputs, settings, strict=True):
                 state = stage(state, given, setting)
                 yield state
-            if trouble and not _moved:  # not that of a stage itself, since JAX could compile it
+            if trouble and not _lacking:  # not that of a stage itself, since JAX could compile it
                 what = f"{type(trouble).__name__}: {trouble}"
                 log.warning("compiled programs are not kept with this version of JAX (%s)", what)
-                _moved.append(what)
+                _lacking.append(what)
             return
         state = []
         for program, given in zip(programs[:-1], flat):
@@ -93,7 +93,7 @@ class Stages:
 
         The last value is the error that says why, if there was one.
         """
-        if _moved:
+        if _lacking:
             return [], [], None
         try:
             described = _descriptions(inputs)
@@ -109,7 +109,7 @@ class Stages:
                 with self.lock:
                     programs = self._make(keys, described, flat, settings)
             return programs, flat, None
-        except _MOVED as error:
+        except _LACKS as error:
             return [], [], error
 
     def _make(
@@ -149,7 +149,7 @@ class Stages:
 
 
 # what Python raises where a name is gone, or a function takes other arguments
-_MOVED = (AttributeError, ImportError, KeyError, NotImplementedError, TypeError)
+_LACKS = (AttributeError, ImportError, KeyError, NotImplementedError, TypeError)
 
 
 class _Inputs(NamedTuple):

@@ -156,11 +156,6 @@ class Round(NamedTuple):
     by_survivors: bool = False
     in_fluxes: bool = False
 
-    @property
-    def of_all_models(self) -> bool:
-        """Whether all models of a star are scored at once, which takes memory."""
-        return not 0 < self.settings.tiles < ALL
-
 
 def hash_ids(source_id: np.ndarray) -> np.ndarray:
     """64 bits from each identifier: integers as they are, strings by their BLAKE2 digest."""
@@ -278,9 +273,9 @@ class BatchFitter:
         self.later = later_batch_for(worker)
 
     def size(self, settings: Settings, round_: int) -> int:
-        """Stars per program."""
-        whole = round_ and Round(settings).of_all_models
-        return min(self.later, self.batch) if whole else self.batch
+        """Stars per program: fewer where all models of a star are scored at once."""
+        whole = not 0 < settings.tiles < ALL
+        return min(self.later, self.batch) if round_ and whole else self.batch
 
     def dispatch(self, rows: np.ndarray, settings: Settings, round_: int) -> StarPosterior:
         """Starts the fit of up to a batch of rows; returns before it is done."""
